@@ -1,0 +1,218 @@
+"""Clicks: their type, the maps a model reads, how training draws them and how an evaluation places them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mst.config import ClickConfig
+from mst.errors import ClickError
+
+Mask = NDArray[np.bool_]
+"""Object mask, (H, W)."""
+
+EMPTY_SLOT = -1.0
+"""Label of a row of a click tensor that holds no click."""
+
+_ERODED = 0.9  # RITM: this share of samples takes its positive clicks from the eroded mask,
+_ERODED_MIN_PIXELS = 10  # if more pixels than this remain
+_NEGATIVE_SHARES = (0.1, 0.4, 0.5)  # RITM: background, other objects, border band
+_CROSS3 = np.ones((3, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Click:
+    """A click in pixel coordinates: integers name pixel centres, row 0 is the top, col 0 the left."""
+
+    row: float
+    col: float
+    is_positive: bool
+
+
+def check_clicks(clicks: Sequence[Click], height: int, width: int) -> None:
+    """Refuse clicks that no mask can be predicted from.
+
+    Raises:
+        ClickError: there is no positive click, or one lies outside the image of `height` x `width` pixels.
+    """
+    for number, click in enumerate(clicks, 1):
+        # NaN fails the comparison and is refused with the rest.
+        if not (-0.5 <= click.row < height - 0.5 and -0.5 <= click.col < width - 0.5):
+            raise ClickError(
+                f"click {number} at row {click.row}, col {click.col} lies outside the image "
+                f"of {height} rows and {width} columns"
+            )
+    if not any(click.is_positive for click in clicks):
+        raise ClickError("at least one positive click is needed to say where the object is")
+
+
+def click_tensor(clicks: Iterable[Sequence[Click]], slots: int) -> Tensor:
+    """Pack each sample's clicks into the rows that the model reads.
+
+    Args:
+        clicks: the clicks of each of B samples, at most `slots` each.
+        slots: number of rows N for each sample; the ones left over are marked empty.
+
+    Returns:
+        (B, N, 3) float32: row, col, and 1 for positive, 0 for negative, -1 for an empty row.
+    """
+    batch = list(clicks)
+    packed = torch.full((len(batch), slots, 3), EMPTY_SLOT)
+    for sample, each in enumerate(batch):
+        if len(each) > slots:
+            raise ClickError(f"{len(each)} clicks do not fit into {slots} slots")
+        if each:
+            rows = [(click.row, click.col, float(click.is_positive)) for click in each]
+            packed[sample, : len(rows)] = torch.tensor(rows)
+    return packed
+
+
+def click_maps(clicks: Tensor, height: int, width: int, radius: float) -> Tensor:
+    """Draw clicks as disks (MST section III-A; SimpleClick: squared distance <= 5^2).
+
+    Only the pixels around each click are computed: the cost does not grow with the image.
+
+    Args:
+        clicks: (B, N, 3) as `click_tensor` packs them; clicks outside the image draw what reaches into it.
+        height: H in pixels.
+        width: W in pixels.
+        radius: of the disks, in pixels.
+
+    Returns:
+        (B, 2, H, W) of zeros and ones; channel 0 holds positive clicks, channel 1 negative ones.
+    """
+    rows, cols, labels = clicks.float().unbind(-1)
+    reach = math.ceil(radius) + 1  # one more for clicks between pixel centres
+    offsets = torch.arange(-reach, reach + 1, device=clicks.device)
+    pixel_rows = (rows.round()[..., None] + offsets)[..., :, None]  # (B, N, K, 1)
+    pixel_cols = (cols.round()[..., None] + offsets)[..., None, :]  # (B, N, 1, K)
+    squared_distance = (pixel_rows - rows[..., None, None]) ** 2 + (pixel_cols - cols[..., None, None]) ** 2
+    drawn = (
+        (squared_distance <= radius**2)
+        & ((pixel_rows >= 0) & (pixel_rows < height))
+        & ((pixel_cols >= 0) & (pixel_cols < width))
+        & (labels != EMPTY_SLOT)[..., None, None]
+    )
+    channel = (labels == 0)[..., None, None]
+    pixel = (channel * height + pixel_rows) * width + pixel_cols
+    # What is not drawn goes to one spare pixel behind the maps.
+    pixel = torch.where(drawn, pixel, 2 * height * width).long().flatten(1)
+    maps = torch.zeros(len(clicks), 2 * height * width + 1, device=clicks.device)
+    return maps.scatter(1, pixel, 1.0)[:, :-1].view(-1, 2, height, width)
+
+
+def sample_clicks(mask: Mask, others: Mask, rng: np.random.Generator, config: ClickConfig) -> list[Click]:
+    """Draw the clicks that a training sample starts with (RITM, section 3.2; Xu et al. 2016).
+
+    Args:
+        mask: the object, (H, W); may be empty, and then there are no positive clicks.
+        others: union of the image's other objects, (H, W).
+        rng: the sample's own generator.
+        config: most clicks of each sign, and how fast their number decays.
+
+    Returns:
+        Up to `max_clicks` positive clicks, at least one where the object has pixels, then up to
+        `max_clicks` negative ones.
+    """
+    clicks: list[Click] = []
+    if mask.any():
+        inside = mask
+        if rng.random() < _ERODED:
+            eroded = cv2.erode(mask.astype(np.uint8), _CROSS3, iterations=3).astype(bool)
+            inside = eroded if eroded.sum() > _ERODED_MIN_PIXELS else mask
+        clicks += _draw(inside, 1 + _decaying_count(config.max_clicks, config.decay, rng), True, rng)
+    wanted = _decaying_count(config.max_clicks + 1, config.decay, rng)
+    if wanted:
+        regions = (~mask, others & ~mask, _border_band(mask))
+        for region, count in zip(regions, rng.multinomial(wanted, _NEGATIVE_SHARES), strict=True):
+            clicks += _draw(region, int(count), False, rng)
+    return clicks
+
+
+def training_click(prediction: Mask, truth: Mask, rng: np.random.Generator) -> Click | None:
+    """Draw a click on the larger error, among the pixels well inside it (RITM, section 3.2).
+
+    Returns:
+        A click whose distance to the error's border exceeds half the largest such distance; None where
+        the prediction is right everywhere.
+    """
+    missed, wrong = _error_depths(prediction, truth)
+    is_positive = bool(missed.max() > wrong.max())
+    depth = missed if is_positive else wrong
+    if not depth.any():
+        return None
+    return _draw(depth > depth.max() / 2, 1, is_positive, rng)[0]
+
+
+def next_click(
+    prediction: Mask, truth: Mask, void: Mask | None = None, clicked: Sequence[Click] = ()
+) -> Click | None:
+    """Place the next click of an evaluation: where the largest error is deepest.
+
+    The NoC protocol of f-BRS and RITM, without randomness: exact Euclidean distances to the border of the
+    missed object and of the wrongly included background, the image's border included; a tie between the
+    two is a negative click; among equally deep pixels it is the first in row-major order.
+
+    Args:
+        prediction: (H, W).
+        truth: (H, W).
+        void: (H, W), pixels that count for nothing; None for no such pixels.
+        clicked: earlier clicks, whose pixels are not chosen again.
+
+    Returns:
+        The click, or None where every wrong pixel has been clicked already.
+    """
+    missed, wrong = _error_depths(prediction, truth, void)
+    for click in clicked:
+        missed[round(click.row), round(click.col)] = wrong[round(click.row), round(click.col)] = 0
+    is_positive = bool(missed.max() > wrong.max())
+    depth = missed if is_positive else wrong
+    first = int(depth.argmax())
+    if depth.flat[first] == 0:
+        return None
+    row, col = divmod(first, depth.shape[1])
+    return Click(row, col, is_positive)
+
+
+def _error_depths(
+    prediction: Mask, truth: Mask, void: Mask | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Distance of each pixel of the missed object, and of the wrong inclusions, to their borders."""
+    missed, wrong = truth & ~prediction, prediction & ~truth
+    if void is not None:
+        missed, wrong = missed & ~void, wrong & ~void
+    return _depth(missed), _depth(wrong)
+
+
+def _depth(region: Mask) -> NDArray[np.float32]:
+    padded = np.pad(region.astype(np.uint8), 1)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.ascontiguousarray(distance[1:-1, 1:-1], dtype=np.float32)
+
+
+def _decaying_count(choices: int, decay: float, rng: np.random.Generator) -> int:
+    """Draw one of 0 .. choices - 1, each `decay` times as likely as the one before."""
+    weights = decay ** np.arange(choices)
+    return int(rng.choice(choices, p=weights / weights.sum()))
+
+
+def _border_band(mask: Mask) -> Mask:
+    """The background within 0.1 * sqrt(area) pixels of the object (RITM's border strategy)."""
+    if not mask.any():
+        return np.zeros_like(mask)
+    width = math.ceil(0.1 * math.sqrt(mask.sum()))
+    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray((distance > 0) & (distance <= width))
+
+
+def _draw(region: Mask, count: int, is_positive: bool, rng: np.random.Generator) -> list[Click]:
+    pixels = np.flatnonzero(region) if count else np.empty(0, np.intp)
+    if not len(pixels):
+        return []
+    drawn = pixels[rng.integers(len(pixels), size=count)]
+    return [Click(int(pixel // region.shape[1]), int(pixel % region.shape[1]), is_positive) for pixel in drawn]

@@ -1,0 +1,325 @@
+"""The one tree of settings of an experiment.
+
+A config is built in Python (`pipelines/recipes.py`), changed by dotted overrides
+(`{"model.k_ratio": "0.1"}`, on the command line `--model.k_ratio 0.1`), and stored as JSON in every
+checkpoint. It is frozen; an unknown key or a wrong value is a `ConfigError` that names it.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mst.errors import ConfigError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Range = tuple[Positive, Positive]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, closed to unknown keys, documented by the lines under each field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Dimensions(NamedTuple):
+    """What a model size stands for."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    neck_widths: tuple[int, int, int, int]
+    head_width: int
+
+
+# ViT sizes as timm names them; neck and head of base as in SimpleClick, the others in proportion.
+SIZES: dict[str, Dimensions] = {
+    "tiny": Dimensions(192, 12, 3, (32, 64, 128, 256), 64),
+    "small": Dimensions(384, 12, 6, (64, 128, 256, 512), 128),
+    "base": Dimensions(768, 12, 12, (128, 256, 512, 1024), 256),
+    "large": Dimensions(1024, 24, 16, (192, 384, 768, 1536), 256),
+}
+
+
+class ModelConfig(Settings):
+    """The network. Without `patch_sizes` it is the baseline (SimpleClick); with them it is MST."""
+
+    size: Literal["tiny", "small", "base", "large"] = "base"
+    """Width and depth of the ViT: tiny 192, small 384, base 768 (12 blocks), large 1024 (24 blocks)."""
+    depth: Count | None = None
+    """Number of transformer blocks, where it is not the size's own."""
+    image_size: Count = 448
+    """Side in pixels of the square input that images are resized to."""
+    patch_size: Count = 16
+    """Side in pixels of a base token's patch."""
+    patch_sizes: tuple[Count, ...] = (8, 28)
+    """Sides in pixels of the patches of the extra scales; empty for the baseline."""
+    k_ratio: Annotated[float, Field(gt=0, le=1)] = 1 / 12
+    """Share of each extra scale's tokens that top-k keeps (MST eq. 4)."""
+    fusion_stages: Count = 3
+    """How many fusion modules stand among the blocks, evenly spaced, the last before the last block."""
+    click_radius: Positive = 5
+    """Radius in pixels of the disk that a click draws into its map."""
+    layer_scale: bool = False
+    """Whether blocks scale their residuals per channel, as DINOv2's do."""
+    final_norm: bool = False
+    """Whether a LayerNorm follows the last block, as in DINOv2."""
+    dropout: Probability = 0.1
+    """Dropout before the head's last layer, in training alone."""
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """Dimensions of `size`, with `depth` in place where it is set."""
+        dimensions = SIZES[self.size]
+        return dimensions if self.depth is None else dimensions._replace(depth=self.depth)
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> Self:
+        for patch in (self.patch_size, *self.patch_sizes):
+            if self.image_size % patch:
+                raise ValueError(f"image_size {self.image_size} is no multiple of the patch size {patch}")
+        if len({self.patch_size, *self.patch_sizes}) <= len(self.patch_sizes):
+            raise ValueError(f"patch_sizes {self.patch_sizes} and patch_size {self.patch_size} must all differ")
+        if self.fusion_stages > self.dimensions.depth:
+            raise ValueError(f"fusion_stages {self.fusion_stages} exceed the {self.dimensions.depth} blocks")
+        return self
+
+
+class DataConfig(Settings):
+    """Where samples come from and how they are varied."""
+
+    root: str = "data/synthetic"
+    """Folder that the sources' paths start from."""
+    train: tuple[str, ...] = ("coco:annotations/instances_train.json", "lvis:annotations/lvis_train.json")
+    """Training sources, each `format:path` (see `mst.data.sources`); one image's objects are joined."""
+    val: tuple[str, ...] = ("coco:annotations/instances_val.json",)
+    """Validation sources, whose objects choose the best checkpoint."""
+    min_area: Probability = 0.005
+    """Smallest object to train on, as a share of the crop (1000 px at 448 x 448)."""
+    resize: Range = (0.5, 1.5)
+    """Range of the random resize before a random crop, for a crop of 448; scaled with the image size."""
+    crop_whole: Probability = 0.0
+    """Probability that a sample is the whole image, as evaluation sees it at the first click."""
+    crop_object: Probability = 0.0
+    """Probability that a sample is the box of an object and its surroundings, as after zoom-in."""
+    flip: Probability = 0.5
+    """Probability of a horizontal flip."""
+    brightness: Probability = 0.25
+    """Largest change of brightness, as a share of full scale."""
+    contrast: Probability = 0.25
+    """Largest relative change of contrast."""
+    rgb_shift: Annotated[int, Field(ge=0, le=255)] = 10
+    """Largest shift of each colour channel, in levels of 255."""
+    merge: Probability = 0.15
+    """Probability that two objects make one sample (RITM)."""
+    background: Probability = 0.05
+    """Probability of a sample without an object (RITM)."""
+    loader_workers: Natural = 0
+    """Processes that prepare batches for each training worker; 0 prepares them in the worker itself."""
+
+    @model_validator(mode="after")
+    def _ranges_fit(self) -> Self:
+        if self.resize[0] > self.resize[1]:
+            raise ValueError(f"resize {self.resize} must be (smallest, largest)")
+        if self.crop_whole + self.crop_object > 1:
+            raise ValueError("crop_whole and crop_object add up to more than 1")
+        return self
+
+
+class ClickConfig(Settings):
+    """How clicks are simulated in training (RITM, section 3.2)."""
+
+    max_clicks: Count = 24
+    """Most clicks of each sign that a sample starts with."""
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Each further click is this much less likely than the one before."""
+    max_iterations: Natural = 3
+    """Most clicks that are added by looking at the model's own errors."""
+
+
+class LossConfig(Settings):
+    """L = L_seg + contrastive * L_c (MST eq. 8)."""
+
+    normalized: bool = True
+    """Normalized focal loss (RITM) rather than the plain focal loss."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Weight of object pixels; background pixels weigh 1 - alpha."""
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+    """Focusing exponent of the focal loss."""
+    contrastive: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the triplet patch loss (MST eq. 7); 0 switches it off."""
+
+
+class OptimConfig(Settings):
+    """AdamW and its learning rate over time."""
+
+    lr: Positive = 5e-6
+    """Learning rate of neck, head and fusion."""
+    backbone_lr_scale: Annotated[float, Field(ge=0)] = 1.0
+    """Factor on the learning rate of the ViT (blocks, image and position embedding)."""
+    click_lr_scale: Annotated[float, Field(ge=0)] = 1.0
+    """Factor on the learning rate of the embedding of clicks and previous mask."""
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    """AdamW's running-average factors."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay of matrices; vectors (biases, norms, scales) have none."""
+    schedule: Literal["constant", "step", "cosine"] = "step"
+    """Shape of the learning rate after warm-up."""
+    milestones: tuple[Natural, ...] = (50, 70)
+    """Epochs at which the step schedule divides the learning rate by ten."""
+    warmup_steps: Natural = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the running average of weights that is validated and saved; 0 keeps the weights themselves."""
+
+
+class TrainConfig(Settings):
+    """Length of a training, its batches and checkpoints."""
+
+    init: str | None = None
+    """Weights to start from: a ViT's `.safetensors` with timm names, or a checkpoint folder."""
+    epochs: Count = 230
+    """Passes of `samples_per_epoch` samples each."""
+    samples_per_epoch: Count = 30_000
+    """Samples drawn in one epoch over all workers together."""
+    batch_size: Count = 24
+    """Samples of one optimizer step over all workers together."""
+    log_every: Count = 20
+    """Steps between two points of the logged curves."""
+    validate_every: Count = 1
+    """Epochs between two validations, each with a checkpoint; the last epoch always has one."""
+    keep: Count = 3
+    """Checkpoints kept on disk: the newest, and the best by validation."""
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Self:
+        if self.samples_per_epoch % self.batch_size:
+            raise ValueError(
+                f"samples_per_epoch {self.samples_per_epoch} is no multiple of batch_size {self.batch_size}"
+            )
+        return self
+
+
+class EvalConfig(Settings):
+    """The click protocol of evaluation and serving."""
+
+    max_clicks: Count = 20
+    """Clicks after which an object counts as failed."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.49
+    """Probability above which a pixel belongs to the mask."""
+    zoom: bool = True
+    """Whether the input is cropped around the object from the second click on."""
+    zoom_expand: Annotated[float, Field(ge=1)] = 1.4
+    """Factor by which the object's box is widened before the crop."""
+    zoom_min: Count = 20
+    """Smallest side in pixels of the crop."""
+    max_objects: Count = 200
+    """Most objects to validate on, spread evenly over the validation set."""
+
+
+class Config(Settings):
+    """Everything that determines an experiment."""
+
+    seed: Natural = 0
+    """Seed of weights, sample order, augmentation and clicks."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    clicks: ClickConfig = ClickConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+class Leaf(NamedTuple):
+    """One setting of the tree."""
+
+    default: Any
+    description: str
+
+
+def leaves(config: Settings, prefix: str = "") -> Iterator[tuple[str, Leaf]]:
+    """Yield every setting of `config` as (dotted name, value and description)."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Settings):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, Leaf(value, field.description or "")
+
+
+def flatten(config: Settings) -> dict[str, Any]:
+    """Return every setting of `config` by its dotted name."""
+    return {name: leaf.default for name, leaf in leaves(config)}
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return `config` with the settings of `values`, by dotted name, replaced.
+
+    A value given as text is read as the setting's own type; a list is written `8,28`, nothing is `null`.
+
+    Raises:
+        ConfigError: a name is no setting (the nearest one is suggested), or a value is wrong.
+    """
+    known = flatten(config)
+    tree = config.model_dump()
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(_unknown(name, list(known)))
+        *path, last = name.split(".")
+        node = tree
+        for key in path:
+            node = node[key]
+        is_list = isinstance(known[name], tuple)
+        node[last] = _parse(value, is_list=is_list) if isinstance(value, str) else value
+    return from_dict(tree)
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """Build a config from nested dictionaries, as JSON gives them.
+
+    Raises:
+        ConfigError: a key is unknown or a value is wrong; the message names each of them.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(each) for each in error.errors())) from None
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Return a line `name: old -> new` for every setting in which two configs differ."""
+    before, after = flatten(old), flatten(new)
+    return [f"{name}: {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
+
+
+def _parse(text: str, *, is_list: bool) -> Any:
+    if text == "null":
+        return None
+    if is_list:  # the numbers in it stay text, which pydantic reads
+        return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+    return text
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    # A name without its group ("k_ratio") is compared with the settings' last parts as well.
+    by_last_part = {key.rsplit(".", 1)[-1]: key for key in known}
+    near = difflib.get_close_matches(name, known, n=1) or [
+        by_last_part[part] for part in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last_part, n=1)
+    ]
+    hint = f"; did you mean '{near[0]}'?" if near else f"; known settings: {', '.join(known)}"
+    return f"unknown setting '{name}'{hint}"
+
+
+def _explain(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return _unknown(name, list(flatten(Config())))
+    got = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
+    return f"setting '{name}': {error['msg'].removeprefix('Value error, ')}{got}"

@@ -1,0 +1,110 @@
+"""Augmentation: which part of an image a training sample shows, and in which colours."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mst.clicks import Mask
+from mst.config import DataConfig
+from mst.data.images import RGB
+
+_REFERENCE_SIZE = 448  # the crop for which the paper gives its resize range
+_OBJECT_MARGIN = (1.1, 2.2)  # an object crop is this much larger than the object's box
+_MIN_SIDE = 32  # pixels to which smaller objects' boxes are widened first
+
+Box = tuple[float, float, float, float]
+"""top, left, bottom, right in pixels; bottom and right are outside."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A box of an image, resized to a square and perhaps mirrored; beyond the image it shows zeros."""
+
+    box: tuple[int, int, int, int]
+    size: int
+    flip: bool
+
+    def of_image(self, image: RGB) -> RGB:
+        """Cut (H, W, 3) to (size, size, 3)."""
+        return self._cut(image)
+
+    def of_mask(self, mask: Mask) -> Mask:
+        """Cut (H, W) to (size, size); a pixel is the object's where the object covers half of it."""
+        return self._cut(mask.astype(np.uint8) * 255) > 127
+
+    def shows(self, box: Box) -> bool:
+        """Whether any part of another box lies inside this one."""
+        top, left, bottom, right = self.box
+        return box[0] < bottom and box[1] < right and box[2] > top and box[3] > left
+
+    def _cut(self, pixels: RGB) -> RGB:
+        top, left, bottom, right = self.box
+        height, width = pixels.shape[:2]
+        inside = pixels[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        border = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
+        if any(border):
+            inside = cv2.copyMakeBorder(inside, *border, cv2.BORDER_CONSTANT, value=(0, 0, 0)).astype(np.uint8)
+        shrinks = bottom - top > self.size
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        cut = cv2.resize(inside, (self.size, self.size), interpolation=interpolation)
+        return np.ascontiguousarray(cut[:, ::-1] if self.flip else cut, dtype=np.uint8)
+
+
+def choose_view(
+    height: int, width: int, boxes: Sequence[Box], size: int, config: DataConfig, rng: np.random.Generator
+) -> View:
+    """Draw the view of one sample: a random crop, the whole image, or the surroundings of an object.
+
+    Args:
+        height: of the image in pixels.
+        width: of the image in pixels.
+        boxes: of the image's objects; without any, no object can be shown.
+        size: side of the square that the model sees.
+        config: the shares of the three kinds and the range of the random resize.
+        rng: the sample's own generator.
+    """
+    kind = rng.random()
+    if kind < config.crop_whole:
+        box = (0, 0, height, width)
+    elif kind < config.crop_whole + config.crop_object and boxes:
+        box = _around(boxes[int(rng.integers(len(boxes)))], height, width, rng)
+    else:
+        box = _random_square(height, width, size, config, rng)
+    return View(box, size, bool(rng.random() < config.flip))
+
+
+def recolour(image: RGB, config: DataConfig, rng: np.random.Generator) -> RGB:
+    """Change brightness, contrast and the balance of colours, (H, W, 3) to (H, W, 3)."""
+    contrast = 1 + rng.uniform(-config.contrast, config.contrast)
+    brightness = 255 * rng.uniform(-config.brightness, config.brightness)
+    shift = rng.integers(-config.rgb_shift, config.rgb_shift + 1, size=3)
+    levels = (np.arange(256)[:, None] - 127.5) * contrast + 127.5 + brightness + shift
+    return np.asarray(cv2.LUT(image, levels.round().clip(0, 255).astype(np.uint8)[:, None]), dtype=np.uint8)
+
+
+def _random_square(
+    height: int, width: int, size: int, config: DataConfig, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A square of the image as a crop of `size` sees it after the random resize."""
+    factor = rng.uniform(*config.resize) * size / _REFERENCE_SIZE
+    side = max(1, round(size / factor))
+    # A square that is larger than the image has it somewhere inside.
+    top, left = (
+        int(rng.integers(min(0, room), max(0, room), endpoint=True)) for room in (height - side, width - side)
+    )
+    return top, left, top + side, left + side
+
+
+def _around(box: Box, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """An object's box, widened, as far as it lies in the image."""
+    factor = rng.uniform(*_OBJECT_MARGIN)
+    rows, cols = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    half_height, half_width = (max(side, _MIN_SIDE) * factor / 2 for side in (box[2] - box[0], box[3] - box[1]))
+    return (
+        max(0, round(rows - half_height)),
+        max(0, round(cols - half_width)),
+        min(height, round(rows + half_height)),
+        min(width, round(cols + half_width)),
+    )

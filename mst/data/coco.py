@@ -1,0 +1,109 @@
+"""Readers of COCO and LVIS annotation files (`instances_*.json`, `lvis_*.json`)."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mst.data.annotations import ImageRecord, ObjectAnnotation, resolve_inside
+from mst.errors import DataError
+
+
+def read_coco(annotations: Path, images: Path | None = None) -> list[ImageRecord]:
+    """Read a COCO instances file; crowds are left out.
+
+    Args:
+        annotations: the JSON file, `.../annotations/instances_SPLIT.json` in COCO's own layout.
+        images: the folder of the images; by default `.../SPLIT`, as COCO is laid out.
+
+    Returns:
+        A record for each image, in the file's order; images without objects included.
+
+    Raises:
+        DataError: the file is missing or malformed, or names an image that is missing or lies outside `images`.
+    """
+    split = annotations.stem.rpartition("_")[2]
+    folder = images or annotations.parent.parent / split
+    return _read(annotations, folder, lambda image: str(image["file_name"]))
+
+
+def read_lvis(annotations: Path, images: Path | None = None) -> list[ImageRecord]:
+    """Read an LVIS file, v0.5 or v1, whose images are COCO's.
+
+    An LVIS split draws images from several COCO splits, so the last two parts of an image's `coco_url`
+    (`train2017/000000000009.jpg`) say where it lies.
+
+    Args:
+        annotations: the JSON file, `.../annotations/lvis_*.json`.
+        images: the folder of COCO's splits; by default the parent of the folder of `annotations`.
+
+    Returns:
+        A record for each image, in the file's order.
+
+    Raises:
+        DataError: as `read_coco`.
+    """
+    folder = images or annotations.parent.parent
+    return _read(annotations, folder, lambda image: "/".join(str(image["coco_url"]).rsplit("/", 2)[-2:]))
+
+
+def _read(annotations: Path, folder: Path, file_of: Callable[[dict[str, Any]], str]) -> list[ImageRecord]:
+    tables = _load(annotations)
+    objects = _objects_by_image(tables, annotations)
+    try:
+        records = [
+            ImageRecord(
+                path=resolve_inside(folder, file_of(image), f"{annotations}: image {image['id']}"),
+                height=int(image["height"]),
+                width=int(image["width"]),
+                objects=tuple(objects.get(image["id"], ())),
+            )
+            for image in tables["images"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{annotations}: an image lacks the field {error}") from None
+    missing = [record.path for record in records if not record.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{annotations}: {len(missing)} of {len(records)} images are missing, the first is {missing[0]}"
+        )
+    return records
+
+
+def _load(annotations: Path) -> dict[str, Any]:
+    try:
+        tables = json.loads(annotations.read_bytes())
+    except OSError as error:
+        raise DataError(f"{annotations}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{annotations}: not a JSON file ({error})") from None
+    if not isinstance(tables, dict) or not {"images", "annotations"} <= tables.keys():
+        raise DataError(f"{annotations}: not a COCO file, which has 'images' and 'annotations'")
+    return tables
+
+
+def _objects_by_image(tables: dict[str, Any], annotations: Path) -> dict[int, list[ObjectAnnotation]]:
+    objects = defaultdict(list)
+    number = None
+    try:
+        sizes = {image["id"]: (int(image["height"]), int(image["width"])) for image in tables["images"]}
+        for entry in tables["annotations"]:
+            number = entry["id"]
+            if entry.get("iscrowd"):
+                continue
+            left, top, box_width, box_height = entry["bbox"]
+            height, width = sizes[entry["image_id"]]
+            objects[entry["image_id"]].append(
+                ObjectAnnotation(
+                    segmentation=entry["segmentation"],
+                    height=height,
+                    width=width,
+                    area=float(entry["area"]),
+                    box=(top, left, top + box_height, left + box_width),
+                    name=f"{annotations.name}:{number}",
+                )
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{annotations}: malformed near annotation {number} ({error!r})") from None
+    return objects

@@ -1,0 +1,38 @@
+"""What can go wrong, as a tree: catch `MSTError` for all of it, or the branch you can act on.
+
+    MSTError
+    |-- ConfigError      a setting is unknown or has a wrong value
+    |-- DataError        a data set cannot be used as it is
+    |   `-- ImageError   one image cannot be read
+    |       `-- ImageTooLargeError
+    |-- ClickError       a list of clicks that no mask can be predicted from
+    `-- CheckpointError  a checkpoint is damaged, or made for another architecture
+"""
+
+
+class MSTError(Exception):
+    """The root of this tree; its message says what was wrong, where, and what would be right."""
+
+
+class ConfigError(MSTError, ValueError):
+    """A setting is unknown or has a wrong value."""
+
+
+class DataError(MSTError, ValueError):
+    """A data set cannot be used as it is."""
+
+
+class ImageError(DataError):
+    """One image is missing, broken, or not an image at all."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image has more pixels than the caller allows; it was refused before it was decoded."""
+
+
+class ClickError(MSTError, ValueError):
+    """A list of clicks that no mask can be predicted from."""
+
+
+class CheckpointError(MSTError, ValueError):
+    """A checkpoint is damaged, incomplete, or made for another architecture."""

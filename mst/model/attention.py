@@ -1,0 +1,93 @@
+"""Multi-head attention on torch's fused kernels, and the transformer block of ViT."""
+
+import torch.nn.functional as F
+from timm.layers.layer_scale import LayerScale
+from timm.layers.mlp import Mlp
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6
+
+
+def split_heads(tokens: Tensor, num_heads: int) -> Tensor:
+    """(B, L, C) to (B, heads, L, C / heads)."""
+    return tokens.view(*tokens.shape[:2], num_heads, -1).transpose(1, 2)
+
+
+def join_heads(tokens: Tensor) -> Tensor:
+    """(B, heads, L, C / heads) to (B, L, C)."""
+    return tokens.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Attention of tokens to each other (MST eq. 1); parameters named as in timm's ViT."""
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, C) to (B, L, C)."""
+        query, key, value = (split_heads(each, self.num_heads) for each in self.qkv(tokens).chunk(3, -1))
+        attended: Tensor = self.proj(join_heads(F.scaled_dot_product_attention(query, key, value)))
+        return attended
+
+
+class CrossAttention(nn.Module):
+    """Attention of tokens to other tokens, both normalised first; the residual update of the former.
+
+    The output projection starts at zero: a pre-trained backbone first works as if the module were not there.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_query = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.norm_context = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.query = nn.Linear(embed_dim, embed_dim)
+        self.key_value = nn.Linear(embed_dim, 2 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, tokens: Tensor, context: Tensor, attend: Tensor | None = None) -> Tensor:
+        """Return the update of `tokens`.
+
+        Args:
+            tokens: (B, L, C), the queries.
+            context: (B, K, C), keys and values.
+            attend: (B, K) bool, which of the context may be attended to; None for all of it.
+        """
+        query = split_heads(self.query(self.norm_query(tokens)), self.num_heads)
+        key_value = self.key_value(self.norm_context(context))
+        key, value = (split_heads(each, self.num_heads) for each in key_value.chunk(2, -1))
+        mask = None if attend is None else attend[:, None, None, :]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        update: Tensor = self.proj(join_heads(attended))
+        return update
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; parameters named as in timm's ViT.
+
+    Args:
+        embed_dim: C.
+        num_heads: of the attention.
+        layer_scale: whether the residuals are scaled per channel, as in DINOv2.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, layer_scale: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.attn = SelfAttention(embed_dim, num_heads)
+        self.ls1 = LayerScale(embed_dim) if layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.mlp = Mlp(embed_dim, 4 * embed_dim)
+        self.ls2 = LayerScale(embed_dim) if layer_scale else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, C) to (B, L, C)."""
+        tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
+        updated: Tensor = tokens + self.ls2(self.mlp(self.norm2(tokens)))
+        return updated

@@ -1,0 +1,35 @@
+"""The all-MLP segmentation head (SegFormer's, as SimpleClick uses it)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLPHead(nn.Module):
+    """Brings four feature maps to one width, fuses them at the finest resolution and predicts a logit.
+
+    A 1 x 1 convolution commutes with bilinear upsampling, so the fusion of the concatenated maps is computed
+    map by map before they are upsampled: the same result at a fraction of the cost.
+
+    Args:
+        in_widths: channels of the maps, finest first.
+        width: channels inside.
+        dropout: before the last layer, in training alone.
+    """
+
+    def __init__(self, in_widths: tuple[int, ...], width: int, dropout: float) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_widths)
+        self.fusion_conv = nn.Conv2d(width * len(in_widths), width, 1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(width, 1, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """(B, widths[i], h_i, w_i), finest first, to logits (B, 1, h_0, w_0)."""
+        finest = features[0].shape[-2:]
+        shares = self.fusion_conv.weight.chunk(len(features), dim=1)
+        maps: list[Tensor] = []
+        for conv, share, feature in zip(self.convs, shares, features, strict=True):
+            fused = F.conv2d(F.relu(conv(feature)), share, self.fusion_conv.bias if not maps else None)
+            maps.append(F.interpolate(fused, size=finest, mode="bilinear") if maps else fused)
+        logits: Tensor = self.conv_seg(self.dropout(F.relu(sum(maps[1:], maps[0]))))
+        return logits

@@ -1,0 +1,118 @@
+"""MST, the whole network: image, clicks and previous mask to logits."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mst.clicks import click_maps
+from mst.config import ModelConfig
+from mst.model.attention import NORM_EPS, Block
+from mst.model.fusion import FusionStage, StageTrace
+from mst.model.head import MLPHead
+from mst.model.neck import SimpleFPN
+from mst.model.patch_embed import PatchEmbed, PositionEmbed, Scale
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_COORD_CHANNELS = 3  # previous mask, positive clicks, negative clicks
+
+
+class Output(NamedTuple):
+    """What a forward pass returns."""
+
+    logits: Tensor
+    """(B, 1, H, W); sigmoid gives the probability that a pixel belongs to the object."""
+    stages: tuple[StageTrace, ...]
+    """What each fusion module selected; empty for the baseline."""
+
+
+def fusion_blocks(depth: int, stages: int) -> tuple[int, ...]:
+    """Blocks (from 0) that a fusion module stands before: 4th, 8th and 12th for 12 blocks and 3 stages."""
+    return tuple(round(depth * stage / stages) - 1 for stage in range(1, stages + 1))
+
+
+class MST(nn.Module):
+    """Adaptive Multi-Scale Tokens (arXiv:2401.04403) on a plain ViT; without extra scales, the baseline.
+
+    The previous mask and the click maps enter through a second patch embedding that is added to the image's
+    tokens (SimpleClick). Every scale embeds both with kernels resized from the base scale's.
+
+    Args:
+        config: size, scales and stages; `image_size` gives the grid that positions are stored for, but any
+            image whose sides are multiples of all patch sizes is accepted.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dimensions
+        grid = config.image_size // config.patch_size
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.patch_embed = PatchEmbed(3, dim.embed_dim, config.patch_size, config.patch_sizes)
+        self.patch_embed_coords = PatchEmbed(
+            _COORD_CHANNELS, dim.embed_dim, config.patch_size, config.patch_sizes
+        )
+        self.pos_embed = PositionEmbed((grid, grid), dim.embed_dim)
+        self.blocks = nn.ModuleList(
+            Block(dim.embed_dim, dim.num_heads, config.layer_scale) for _ in range(dim.depth)
+        )
+        self.norm = nn.LayerNorm(dim.embed_dim, eps=NORM_EPS) if config.final_norm else nn.Identity()
+        places = fusion_blocks(dim.depth, config.fusion_stages) if config.patch_sizes else ()
+        self.fusions = nn.ModuleDict(
+            {str(place): FusionStage(dim.embed_dim, dim.num_heads, config.k_ratio) for place in places}
+        )
+        self.neck = SimpleFPN(dim.embed_dim, dim.neck_widths)
+        self.head = MLPHead(dim.neck_widths, dim.head_width, config.dropout)
+        self._initialize()
+
+    def forward(self, image: Tensor, clicks: Tensor, prev_mask: Tensor) -> Output:
+        """Predict the object that the clicks mean.
+
+        Args:
+            image: (B, 3, H, W), RGB in [0, 1]; H and W multiples of every patch size.
+            clicks: (B, N, 3) in pixels of this image, as `mst.clicks.click_tensor` packs them.
+            prev_mask: (B, 1, H, W), probabilities of the previous prediction; zeros before the first.
+
+        Returns:
+            Logits at full size, and what the fusion modules selected.
+
+        Raises:
+            ValueError: a side of the image is no multiple of a patch size.
+        """
+        height, width = image.shape[-2:]
+        image = (image - self.mean) / self.std
+        coords = torch.cat([prev_mask, click_maps(clicks, height, width, self.config.click_radius)], 1)
+        base = self._embed(image, coords, self.config.patch_size)
+        scales = [self._embed(image, coords, size) for size in self.config.patch_sizes]
+        stages = []
+        for number, block in enumerate(self.blocks):
+            if str(number) in self.fusions:
+                base, scales, trace = self.fusions[str(number)](base, scales, clicks)
+                stages.append(trace)
+            base = base._replace(tokens=block(base.tokens))
+        features = self.norm(base.tokens).mT.reshape(len(image), -1, *base.grid)
+        logits = self.head(self.neck(features))
+        logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
+        return Output(logits, tuple(stages))
+
+    def _embed(self, image: Tensor, coords: Tensor, patch_size: int) -> Scale:
+        grid = (image.shape[-2] // patch_size, image.shape[-1] // patch_size)
+        positions = self.pos_embed(grid)
+        tokens = self.patch_embed(image, patch_size) + self.patch_embed_coords(coords, patch_size) + positions
+        return Scale(patch_size, grid, tokens, positions)
+
+    def _initialize(self) -> None:
+        for block in self.blocks:
+            for module in block.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.trunc_normal_(module.weight, std=0.02)
+                    nn.init.zeros_(module.bias)
+        # Pre-trained tokens are small; clicks that start from nothing do not drown them.
+        for parameter in self.patch_embed_coords.parameters():
+            nn.init.zeros_(parameter)

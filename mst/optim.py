@@ -1,0 +1,65 @@
+"""AdamW over groups of parameters, the learning rate over time, and the running average of weights."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mst.config import OptimConfig
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Make AdamW with a group for each pair of learning rate and weight decay.
+
+    The ViT, the embedding of clicks and previous mask, and all else (neck, head, fusion) have learning rates
+    of their own; vectors have no weight decay. Each group keeps its factor on the schedule as `lr_scale`.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decay = config.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((_lr_scale(name, config), decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": config.lr * scale, "lr_scale": scale, "weight_decay": decay}
+            for (scale, decay), parameters in groups.items()
+        ],
+        betas=config.betas,
+    )
+
+
+def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:
+    """Learning rate of one step, from 0, before the groups' factors: a pure function, so resuming is exact."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "step":
+        passed = sum(step >= milestone * steps_per_epoch for milestone in config.milestones)
+        return float(config.lr * 0.1**passed)
+    if config.schedule == "cosine":
+        total = max(1, steps_per_epoch * epochs - config.warmup_steps)
+        return config.lr * 0.5 * (1 + math.cos(math.pi * min(1, (step - config.warmup_steps) / total)))
+    return config.lr
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, step: int) -> None:
+    """Move the running average of weights towards the model's, in place.
+
+    Early steps count more, as decay rises to its value with (1 + step) / (10 + step).
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for name, value in model.state_dict().items():
+        average[name].lerp_(value, 1 - decay)
+
+
+def _lr_scale(name: str, config: OptimConfig) -> float:
+    if name.startswith(("blocks.", "patch_embed.", "pos_embed.", "norm.")):
+        return config.backbone_lr_scale
+    if name.startswith("patch_embed_coords."):
+        return config.click_lr_scale
+    return 1.0

@@ -166,7 +166,7 @@ class OptimConfig(Settings):
     betas: tuple[Probability, Probability] = (0.9, 0.999)
     """AdamW's running-average factors."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Weight decay of matrices; vectors (biases, norms, scales) have none."""
+    """Weight decay of matrices; vectors (biases, norms, scales) and positions have none."""
     schedule: Literal["constant", "step", "cosine"] = "step"
     """Shape of the learning rate after warm-up."""
     milestones: tuple[Natural, ...] = (50, 70)
@@ -194,6 +194,12 @@ class TrainConfig(Settings):
     """Steps between two points of the logged curves."""
     validate_every: Count = 1
     """Epochs between two validations, each with a checkpoint; the last epoch always has one."""
+    val_objects: Count = 200
+    """Most objects of a validation, spread evenly over the validation set."""
+    val_clicks: Count = 20
+    """Clicks that a validation gives each object at most."""
+    choose_by: Literal["noc90", "noc85", "iou"] = "noc90"
+    """What makes a checkpoint the best: fewest clicks to an IoU, or the highest mean IoU over the clicks."""
     keep: Count = 3
     """Checkpoints kept on disk: the newest, and the best by validation."""
 
@@ -219,8 +225,6 @@ class EvalConfig(Settings):
     """Factor by which the object's box is widened before the crop."""
     zoom_min: Count = 20
     """Smallest side in pixels of the crop."""
-    max_objects: Count = 200
-    """Most objects to validate on, spread evenly over the validation set."""
 
 
 class Config(Settings):

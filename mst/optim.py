@@ -12,11 +12,12 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Make AdamW with a group for each pair of learning rate and weight decay.
 
     The ViT, the embedding of clicks and previous mask, and all else (neck, head, fusion) have learning rates
-    of their own; vectors have no weight decay. Each group keeps its factor on the schedule as `lr_scale`.
+    of their own; vectors and positions have no weight decay. Each group keeps its factor on the schedule as `lr_scale`.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        decay = config.weight_decay if parameter.ndim > 1 else 0.0
+        decays = parameter.ndim > 1 and not name.startswith("pos_embed.")
+        decay = config.weight_decay if decays else 0.0
         groups.setdefault((_lr_scale(name, config), decay), []).append(parameter)
     return torch.optim.AdamW(
         [

@@ -8,7 +8,7 @@ import numpy as np
 
 from mst.clicks import Mask
 from mst.config import DataConfig
-from mst.data.images import RGB
+from mst.data.images import RGB, resize
 
 _REFERENCE_SIZE = 448  # the crop for which the paper gives its resize range
 _OBJECT_MARGIN = (1.1, 2.2)  # an object crop is this much larger than the object's box
@@ -46,9 +46,7 @@ class View:
         border = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
         if any(border):
             inside = cv2.copyMakeBorder(inside, *border, cv2.BORDER_CONSTANT, value=(0, 0, 0)).astype(np.uint8)
-        shrinks = bottom - top > self.size
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        cut = cv2.resize(inside, (self.size, self.size), interpolation=interpolation)
+        cut = resize(inside, self.size, self.size)
         return np.ascontiguousarray(cut[:, ::-1] if self.flip else cut, dtype=np.uint8)
 
 

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -77,6 +78,15 @@ def read_labels(path: Path) -> NDArray[Any]:
     if labels.ndim != 2:
         raise DataError(f"{path}: expected one label per pixel, found an image of mode {image.mode}")
     return labels
+
+
+def resize(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Resize (H, W) or (H, W, 3) to `height` x `width`: averaged where it shrinks, bilinear where it grows."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation))
 
 
 def _read(path: Path) -> bytes:

@@ -24,6 +24,8 @@ _Pattern = Callable[[int, int, np.random.Generator], _Pixels]
 _SIZES = (0.04, 0.45)  # an object's radius as a share of the scene's shorter side
 _PARTS = 0.35  # probability that an object has a part inside it
 _HOLE = 0.15  # probability that an object is a ring
+_PHOTO = 0.1  # probability that an object is textured by a photo
+_CONTRAST = 45  # largest difference of a texture's two colours in each channel, of 255
 _VISIBLE = 0.25  # an object that shows less than this share of itself is not annotated
 _MIN_PIXELS = 30
 _LARGE = 12  # radius in pixels above which objects have holes and parts
@@ -173,7 +175,7 @@ def _texture(height: int, width: int, rng: np.random.Generator) -> _Pixels:
     """A pattern between two colours under a gradient of light."""
     pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))](height, width, rng)[..., None]
     first = rng.uniform(0, 255, 3)
-    second = first + rng.uniform(-90, 90, 3)
+    second = first + rng.uniform(-_CONTRAST, _CONTRAST, 3)
     rows, cols = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     angle = rng.uniform(0, 2 * np.pi)
     light = 1 + rng.uniform(0, 0.4) * (rows * np.sin(angle) + cols * np.cos(angle))
@@ -206,7 +208,7 @@ def _paint(canvas: _Pixels, coverage: _Pixels, rng: np.random.Generator, backgro
     left, top, width, height = cv2.boundingRect((coverage > 0).astype(np.uint8))
     if not width:  # the shape lies outside the picture
         return
-    if rng.random() < 0.2:
+    if rng.random() < _PHOTO:
         texture = _photo_patch(height, width, rng, backgrounds)
     else:
         texture = _texture(height, width, rng)

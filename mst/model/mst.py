@@ -113,6 +113,3 @@ class MST(nn.Module):
                 if isinstance(module, nn.Linear):
                     nn.init.trunc_normal_(module.weight, std=0.02)
                     nn.init.zeros_(module.bias)
-        # Pre-trained tokens are small; clicks that start from nothing do not drown them.
-        for parameter in self.patch_embed_coords.parameters():
-            nn.init.zeros_(parameter)

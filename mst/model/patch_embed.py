@@ -35,6 +35,13 @@ def resize_matrix(old: int, new: int) -> Tensor:
     return inverse.float()
 
 
+def resize_positions(positions: Tensor, grid: Sequence[int]) -> Tensor:
+    """Resize a grid of positions (1, C, rows, cols) to another one, bicubically as timm does."""
+    if positions.shape[-2:] == tuple(grid):
+        return positions
+    return F.interpolate(positions, size=tuple(grid), mode="bicubic", antialias=True, align_corners=False)
+
+
 class PatchEmbed(nn.Module):
     """Cuts an image into square patches of one of several sizes and projects each to a token.
 
@@ -90,7 +97,4 @@ class PositionEmbed(nn.Module):
 
     def forward(self, grid: Grid) -> Tensor:
         """Return the positions of a grid, (1, rows * cols, C)."""
-        positions: Tensor = self.grid
-        if positions.shape[-2:] != grid:
-            positions = F.interpolate(positions, size=grid, mode="bicubic", antialias=True, align_corners=False)
-        return positions.flatten(2).transpose(1, 2)
+        return resize_positions(self.grid, grid).flatten(2).transpose(1, 2)

@@ -1,0 +1,161 @@
+"""Checkpoints: a folder with weights, config and training state, whole or not there.
+
+    model.safetensors    the weights that are used (their running average, where one is kept)
+    config.json          the experiment's settings
+    training_state.pt    what resuming needs beyond them; absent from a checkpoint that is only used
+    manifest.json        sha256 of the files above, written last: without it there is no checkpoint
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mst.config import Config, flatten, from_dict
+from mst.errors import CheckpointError, ConfigError
+from mst.model import MST
+from mst.model.patch_embed import resize_positions
+from mst.model.weights import load_state, load_vit
+
+WEIGHTS, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "training_state.pt", "manifest.json"
+
+
+def save_checkpoint(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Config,
+    *,
+    training_state: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Write a checkpoint.
+
+    Args:
+        folder: to write into; made where it is not there.
+        weights: of the model, by name.
+        config: of the experiment.
+        training_state: tensors, numbers, strings and containers of them.
+        metrics: kept in the manifest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(config.model_dump_json(indent=2))
+    names = [WEIGHTS, CONFIG]
+    if training_state is not None:
+        torch.save(dict(training_state), folder / STATE)
+        names.append(STATE)
+    manifest = {"sha256": {name: _sha256(folder / name) for name in names}, "metrics": dict(metrics or {})}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's manifest, once every file in it has the sha256 that it says.
+
+    Raises:
+        CheckpointError: no checkpoint, an incomplete or a damaged one.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder")
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+        digests: dict[str, str] = manifest["sha256"]
+    except OSError:
+        raise CheckpointError(f"{folder}: no {MANIFEST}, so no complete checkpoint") from None
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{folder / MANIFEST}: damaged") from None
+    for name in (WEIGHTS, CONFIG):
+        if name not in digests:
+            raise CheckpointError(f"{folder / MANIFEST}: does not list {name}")
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name}: missing")
+        if _sha256(folder / name) != digest:
+            raise CheckpointError(f"{folder / name}: damaged, its sha256 is not the manifest's")
+    return manifest
+
+
+def read_config(folder: Path) -> Config:
+    """Read a checkpoint's settings.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or written by another version of the settings.
+    """
+    try:
+        return from_dict(json.loads((folder / CONFIG).read_bytes()))
+    except OSError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error.strerror}") from None
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG}: not JSON ({error})") from None
+
+
+def load_model(folder: Path) -> tuple[MST, Config]:
+    """Build the model of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: no checkpoint, or a damaged one.
+    """
+    verify(folder)
+    config = read_config(folder)
+    model = MST(config.model)
+    load_state(model, _read_weights(folder), str(folder))
+    return model, config
+
+
+def load_training_state(folder: Path) -> dict[str, Any]:
+    """Read what resuming needs, on the CPU; only tensors and plain containers are accepted.
+
+    Raises:
+        CheckpointError: no checkpoint, a damaged one, or one without training state.
+    """
+    if STATE not in verify(folder)["sha256"]:
+        raise CheckpointError(f"{folder}: holds weights alone; training cannot resume from it")
+    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    return state
+
+
+def initialize(model: MST, path: Path) -> str:
+    """Give a model its first weights, in place, and return a line that says what was loaded.
+
+    Args:
+        model: to be trained.
+        path: a ViT's `.safetensors` with timm names, or a checkpoint folder of the same architecture; its
+            positions are resized where it was trained at another image size.
+
+    Raises:
+        CheckpointError: the path is neither, or does not fit the model; the message names what differs.
+    """
+    if not path.is_dir():
+        return f"{path}: {load_vit(model, path)}"
+    verify(path)
+    weights = _read_weights(path)
+    if "pos_embed.grid" in weights:
+        grid = model.pos_embed.grid.shape[-2:]
+        weights["pos_embed.grid"] = resize_positions(weights["pos_embed.grid"], grid)
+    try:
+        load_state(model, weights, str(path))
+    except CheckpointError as error:
+        theirs, ours = flatten(read_config(path).model), flatten(model.config)
+        differing = [f"model.{key} {theirs[key]} there, {ours[key]} here" for key in ours if theirs[key] != ours[key]]
+        raise CheckpointError(f"{error}; settings that differ: {', '.join(differing) or 'none'}") from None
+    return f"{path}: {len(weights)} tensors loaded"
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: unreadable ({error})") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

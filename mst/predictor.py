@@ -1,0 +1,176 @@
+"""From an image and a list of clicks to a mask: zoom, forward, paste.
+
+A prediction depends on the image, the clicks in their order and the weights, on nothing else. Each click
+costs one forward, which is told the previous click's probabilities; whoever holds those (`Prediction`) adds
+a click with one forward, and whoever lost them gets the same result by replaying the clicks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mst.clicks import Click, Mask, check_clicks, click_tensor
+from mst.config import EvalConfig
+from mst.data.images import RGB, resize
+from mst.model import MST
+from mst.zoom import Box, zoom_box
+
+Probabilities = NDArray[np.float32]
+"""(H, W), each pixel's probability to belong to the object."""
+
+Segment = Callable[[Sequence[Click]], Mask]
+"""Answers the whole list of clicks on one image with a mask."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The state of an object after some clicks."""
+
+    clicks: tuple[Click, ...]
+    probabilities: Probabilities
+    box: Box | None
+    """What a zoomed forward looked at; None where it saw the whole image."""
+
+    def mask(self, threshold: float) -> Mask:
+        """The predicted object, (H, W)."""
+        return self.probabilities > threshold
+
+    def score(self, threshold: float) -> float:
+        """The IoU that the mask would have, were the probabilities right: E[intersection] / E[union]."""
+        mask = self.mask(threshold)
+        inside = float(self.probabilities[mask].sum())
+        union = int(mask.sum()) + float(self.probabilities[~mask].sum())
+        return inside / union if union else 0.0
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What one forward of the network reads: a box of the image at the network's size S."""
+
+    image: RGB
+    """(S, S, 3)."""
+    prev_mask: Probabilities
+    """(S, S)."""
+    clicks: tuple[Click, ...]
+    """In pixels of the crop; those of a zoomed-out past may lie outside."""
+    box: Box | None
+
+
+def next_crop(
+    image: RGB, clicks: Sequence[Click], previous: Prediction | None, size: int, config: EvalConfig
+) -> Crop:
+    """Prepare the forward for the last of `clicks`.
+
+    Args:
+        image: (H, W, 3).
+        clicks: all clicks so far, in the image's pixels.
+        previous: the prediction for all of them but the last; None at the first click.
+        size: S, the side of the network's input; the box is resized to it without regard to its aspect.
+        config: threshold and zoom.
+    """
+    height, width = image.shape[:2]
+    box = None
+    if previous and config.zoom:
+        box = zoom_box(previous.mask(config.threshold), clicks, previous.box, config)
+        if box == Box(0, 0, height, width):
+            box = None
+    seen = box or Box(0, 0, height, width)
+    probabilities = previous.probabilities if previous else np.zeros((height, width), np.float32)
+    return Crop(
+        image=resize(image[seen.slices()], size, size),
+        prev_mask=resize(probabilities[seen.slices()], size, size),
+        clicks=tuple(_into(seen, size, click) for click in clicks),
+        box=box,
+    )
+
+
+def paste(crop: Crop, probabilities: Probabilities, clicks: Sequence[Click], shape: tuple[int, int]) -> Prediction:
+    """Put a crop's (S, S) probabilities back into the image; outside the box nothing is predicted.
+
+    Args:
+        crop: what the forward read.
+        probabilities: what it returned.
+        clicks: all clicks so far, in the image's pixels.
+        shape: H and W of the image.
+    """
+    pasted = np.zeros(shape, np.float32)
+    seen = crop.box or Box(0, 0, *shape)
+    pasted[seen.slices()] = resize(probabilities, seen.height, seen.width)
+    return Prediction(tuple(clicks), pasted, crop.box)
+
+
+@torch.inference_mode()
+def forward(model: MST, crops: Sequence[Crop]) -> list[Probabilities]:
+    """Run the network on several crops at once; it must be in evaluation mode.
+
+    Returns:
+        Each crop's (S, S) probabilities.
+    """
+    device = model.mean.device
+    image = torch.from_numpy(np.stack([crop.image for crop in crops])).to(device)
+    prev_mask = torch.from_numpy(np.stack([crop.prev_mask for crop in crops])).to(device)
+    slots = max(len(crop.clicks) for crop in crops)
+    clicks = click_tensor([crop.clicks for crop in crops], slots).to(device)
+    output = model(image.permute(0, 3, 1, 2).float() / 255, clicks, prev_mask[:, None])
+    probabilities = output.logits[:, 0].float().sigmoid().cpu().numpy()
+    return [np.asarray(each, np.float32) for each in probabilities]
+
+
+class Predictor:
+    """Answers clicks with a model in this process.
+
+    Args:
+        model: put into evaluation mode here.
+        config: threshold and zoom.
+    """
+
+    def __init__(self, model: MST, config: EvalConfig) -> None:
+        self.model = model.eval()
+        self.config = config
+
+    def predict(self, image: RGB, clicks: Sequence[Click], previous: Prediction | None = None) -> Prediction:
+        """Predict the object after `clicks`.
+
+        Args:
+            image: (H, W, 3).
+            clicks: all clicks, in the image's pixels; at least one positive.
+            previous: an earlier prediction on this image; where its clicks begin the list, only the further
+                ones cost a forward.
+
+        Raises:
+            ClickError: no positive click, or one outside the image.
+        """
+        height, width = image.shape[:2]
+        check_clicks(clicks, height, width)
+        if previous and previous.clicks != tuple(clicks[: len(previous.clicks)]):
+            previous = None
+        done = len(previous.clicks) if previous else 0
+        for number in range(done + 1, len(clicks) + 1):
+            crop = next_crop(image, clicks[:number], previous, self.model.config.image_size, self.config)
+            probabilities = forward(self.model, [crop])[0]
+            previous = paste(crop, probabilities, clicks[:number], (height, width))
+        assert previous is not None  # check_clicks saw at least one click
+        return previous
+
+    def open(self, image: RGB) -> Segment:
+        """Return a function from clicks on this image to a mask, which remembers its last prediction."""
+        last: Prediction | None = None
+
+        def segment(clicks: Sequence[Click]) -> Mask:
+            nonlocal last
+            last = self.predict(image, clicks, last)
+            return last.mask(self.config.threshold)
+
+        return segment
+
+
+def _into(box: Box, size: int, click: Click) -> Click:
+    """A click of the image in pixels of the resized box; pixel centres stay centres."""
+    return Click(
+        (click.row - box.top + 0.5) * size / box.height - 0.5,
+        (click.col - box.left + 0.5) * size / box.width - 0.5,
+        click.is_positive,
+    )

@@ -1,9 +1,9 @@
 """Checkpoints: a folder with weights, config and training state, whole or not there.
 
-    model.safetensors    the weights that are used (their running average, where one is kept)
-    config.json          the experiment's settings
-    training_state.pt    what resuming needs beyond them; absent from a checkpoint that is only used
-    manifest.json        sha256 of the files above, written last: without it there is no checkpoint
+model.safetensors    the weights that are used (their running average, where one is kept)
+config.json          the experiment's settings
+training_state.pt    what resuming needs beyond them; absent from a checkpoint that is only used
+manifest.json        sha256 of the files above, written last: without it there is no checkpoint
 """
 
 import hashlib
@@ -144,7 +144,9 @@ def initialize(model: MST, path: Path) -> str:
         load_state(model, weights, str(path))
     except CheckpointError as error:
         theirs, ours = flatten(read_config(path).model), flatten(model.config)
-        differing = [f"model.{key} {theirs[key]} there, {ours[key]} here" for key in ours if theirs[key] != ours[key]]
+        differing = [
+            f"model.{key} {theirs[key]} there, {ours[key]} here" for key in ours if theirs[key] != ours[key]
+        ]
         raise CheckpointError(f"{error}; settings that differ: {', '.join(differing) or 'none'}") from None
     return f"{path}: {len(weights)} tensors loaded"
 

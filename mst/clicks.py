@@ -215,4 +215,6 @@ def _draw(region: Mask, count: int, is_positive: bool, rng: np.random.Generator)
     if not len(pixels):
         return []
     drawn = pixels[rng.integers(len(pixels), size=count)]
-    return [Click(int(pixel // region.shape[1]), int(pixel % region.shape[1]), is_positive) for pixel in drawn]
+    return [
+        Click(int(pixel // region.shape[1]), int(pixel % region.shape[1]), is_positive) for pixel in drawn
+    ]

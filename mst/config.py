@@ -83,7 +83,9 @@ class ModelConfig(Settings):
             if self.image_size % patch:
                 raise ValueError(f"image_size {self.image_size} is no multiple of the patch size {patch}")
         if len({self.patch_size, *self.patch_sizes}) <= len(self.patch_sizes):
-            raise ValueError(f"patch_sizes {self.patch_sizes} and patch_size {self.patch_size} must all differ")
+            raise ValueError(
+                f"patch_sizes {self.patch_sizes} and patch_size {self.patch_size} must all differ"
+            )
         if self.fusion_stages > self.dimensions.depth:
             raise ValueError(f"fusion_stages {self.fusion_stages} exceed the {self.dimensions.depth} blocks")
         return self

@@ -1,12 +1,12 @@
 """What can go wrong, as a tree: catch `MSTError` for all of it, or the branch you can act on.
 
-    MSTError
-    |-- ConfigError      a setting is unknown or has a wrong value
-    |-- DataError        a data set cannot be used as it is
-    |   `-- ImageError   one image cannot be read
-    |       `-- ImageTooLargeError
-    |-- ClickError       a list of clicks that no mask can be predicted from
-    `-- CheckpointError  a checkpoint is damaged, or made for another architecture
+MSTError
+|-- ConfigError      a setting is unknown or has a wrong value
+|-- DataError        a data set cannot be used as it is
+|   `-- ImageError   one image cannot be read
+|       `-- ImageTooLargeError
+|-- ClickError       a list of clicks that no mask can be predicted from
+`-- CheckpointError  a checkpoint is damaged, or made for another architecture
 """
 
 

@@ -96,7 +96,7 @@ def evaluate(
     samples: Iterable[Sample],
     max_clicks: int,
     targets: Sequence[float] = TARGETS,
-    on_object: Callable[[ObjectRecord], None] = lambda record: None,
+    on_object: Callable[[ObjectRecord], None] | None = None,
 ) -> list[ObjectRecord]:
     """Run the protocol on every object, each until it reaches the highest target.
 
@@ -110,11 +110,14 @@ def evaluate(
     records = []
     for sample in samples:
         records.append(evaluate_object(open_image, sample, max_clicks, max(targets)))
-        on_object(records[-1])
+        if on_object:
+            on_object(records[-1])
     return records
 
 
-def summarize(records: Sequence[ObjectRecord], max_clicks: int, targets: Sequence[float] = TARGETS) -> Summary:
+def summarize(
+    records: Sequence[ObjectRecord], max_clicks: int, targets: Sequence[float] = TARGETS
+) -> Summary:
     """Compute the field's figures from the records of at least one object."""
     count = len(records)
     held = [[*each.ious, *[each.ious[-1]] * (max_clicks - len(each.ious))] for each in records]

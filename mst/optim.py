@@ -12,7 +12,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Make AdamW with a group for each pair of learning rate and weight decay.
 
     The ViT, the embedding of clicks and previous mask, and all else (neck, head, fusion) have learning rates
-    of their own; vectors and positions have no weight decay. Each group keeps its factor on the schedule as `lr_scale`.
+    of their own; vectors and positions have no weight decay. Each group keeps its factor on the schedule as
+    `lr_scale`.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -29,7 +30,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:
-    """Learning rate of one step, from 0, before the groups' factors: a pure function, so resuming is exact."""
+    """Learning rate of one step, from 0, before the groups' factors: a pure function, to resume exactly."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "step":

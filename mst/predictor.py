@@ -87,7 +87,9 @@ def next_crop(
     )
 
 
-def paste(crop: Crop, probabilities: Probabilities, clicks: Sequence[Click], shape: tuple[int, int]) -> Prediction:
+def paste(
+    crop: Crop, probabilities: Probabilities, clicks: Sequence[Click], shape: tuple[int, int]
+) -> Prediction:
     """Put a crop's (S, S) probabilities back into the image; outside the box nothing is predicted.
 
     Args:

@@ -231,7 +231,9 @@ def simulate_clicks(
             for prediction, mask, seed in zip(predictions, truth, batch.seed, strict=True)
         ]
         slot = clicks.shape[1] - config.clicks.max_iterations + iteration
-        clicks[:, slot] = click_tensor([[click] if click else [] for click in drawn], 1)[:, 0].to(clicks.device)
+        clicks[:, slot] = click_tensor([[click] if click else [] for click in drawn], 1)[:, 0].to(
+            clicks.device
+        )
     model.train()
     return clicks, prev_mask
 

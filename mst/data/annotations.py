@@ -40,9 +40,8 @@ class ObjectAnnotation:
         try:
             if isinstance(self.segmentation, Mapping):
                 if tuple(self.segmentation["size"]) != shape:
-                    raise DataError(
-                        f"{self.name}: the mask has size {tuple(self.segmentation['size'])}, its image {shape}"
-                    )
+                    found = tuple(self.segmentation["size"])
+                    raise DataError(f"{self.name}: the mask has size {found}, its image {shape}")
                 if isinstance(self.segmentation["counts"], list):
                     encoded: dict[str, Any] = coco_mask.frPyObjects(dict(self.segmentation), *shape)
                     return encoded

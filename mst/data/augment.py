@@ -45,7 +45,9 @@ class View:
         inside = pixels[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
         border = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
         if any(border):
-            inside = cv2.copyMakeBorder(inside, *border, cv2.BORDER_CONSTANT, value=(0, 0, 0)).astype(np.uint8)
+            inside = cv2.copyMakeBorder(inside, *border, cv2.BORDER_CONSTANT, value=(0, 0, 0)).astype(
+                np.uint8
+            )
         cut = resize(inside, self.size, self.size)
         return np.ascontiguousarray(cut[:, ::-1] if self.flip else cut, dtype=np.uint8)
 
@@ -99,7 +101,9 @@ def _around(box: Box, height: int, width: int, rng: np.random.Generator) -> tupl
     """An object's box, widened, as far as it lies in the image."""
     factor = rng.uniform(*_OBJECT_MARGIN)
     rows, cols = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    half_height, half_width = (max(side, _MIN_SIDE) * factor / 2 for side in (box[2] - box[0], box[3] - box[1]))
+    half_height, half_width = (
+        max(side, _MIN_SIDE) * factor / 2 for side in (box[2] - box[0], box[3] - box[1])
+    )
     return (
         max(0, round(rows - half_height)),
         max(0, round(cols - half_width)),

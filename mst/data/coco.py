@@ -21,7 +21,7 @@ def read_coco(annotations: Path, images: Path | None = None) -> list[ImageRecord
         A record for each image, in the file's order; images without objects included.
 
     Raises:
-        DataError: the file is missing or malformed, or names an image that is missing or lies outside `images`.
+        DataError: the file is missing or malformed, or names an image that is missing or outside `images`.
     """
     split = annotations.stem.rpartition("_")[2]
     folder = images or annotations.parent.parent / split

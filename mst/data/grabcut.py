@@ -21,7 +21,9 @@ def list_grabcut(root: Path) -> list[tuple[Path, Path]]:
     pairs = [(image, root / "boundary_GT" / f"{image.stem}.bmp") for image in sorted(folder.iterdir())]
     missing = [trimap for _, trimap in pairs if not trimap.is_file()]
     if missing:
-        raise DataError(f"{root}: {len(missing)} of {len(pairs)} trimaps are missing, the first is {missing[0]}")
+        raise DataError(
+            f"{root}: {len(missing)} of {len(pairs)} trimaps are missing, the first is {missing[0]}"
+        )
     return pairs
 
 

@@ -17,7 +17,9 @@ RGB = NDArray[np.uint8]
 MAX_PIXELS = 100_000_000
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, upright: bool = False, name: str = "image") -> RGB:
+def decode_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, upright: bool = False, name: str = "image"
+) -> RGB:
     """Decode an image of any format that Pillow reads.
 
     The header's size is checked before any pixel is decoded, so that a small file which claims a huge
@@ -40,7 +42,9 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, upright: bool = F
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ImageTooLargeError(f"{name}: {width} x {height} pixels; at most {max_pixels} are accepted")
+                raise ImageTooLargeError(
+                    f"{name}: {width} x {height} pixels; at most {max_pixels} are accepted"
+                )
             turned = ImageOps.exif_transpose(image) if upright else image
             return np.asarray(turned.convert("RGB"))
     except UnidentifiedImageError:
@@ -81,7 +85,7 @@ def read_labels(path: Path) -> NDArray[Any]:
 
 
 def resize(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Resize (H, W) or (H, W, 3) to `height` x `width`: averaged where it shrinks, bilinear where it grows."""
+    """Resize (H, W) or (H, W, 3): averaged where it shrinks on both sides, bilinear otherwise."""
     if pixels.shape[:2] == (height, width):
         return pixels
     shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]

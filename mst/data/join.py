@@ -30,7 +30,7 @@ def join(finer: Sequence[ObjectAnnotation], coarser: Sequence[ObjectAnnotation])
 
 
 def join_records(finer: Sequence[ImageRecord], coarser: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Join two lists of records by image path; an image of one list alone keeps its objects, joined to none."""
+    """Join two lists of records by image path; an image of one list alone is joined to nothing."""
     coarser_by_path = {record.path: record for record in coarser}
     joined = []
     for record in finer:

@@ -21,7 +21,7 @@ _Points = NDArray[np.float64]
 _Shape = Callable[[float, np.random.Generator], _Points]
 _Pattern = Callable[[int, int, np.random.Generator], _Pixels]
 
-_SIZES = (0.04, 0.45)  # an object's radius as a share of the scene's shorter side
+_SIZES = (0.07, 0.5)  # an object's radius as a share of the scene's shorter side
 _PARTS = 0.35  # probability that an object has a part inside it
 _HOLE = 0.15  # probability that an object is a ring
 _PHOTO = 0.1  # probability that an object is textured by a photo
@@ -85,7 +85,9 @@ def draw_scene(height: int, width: int, rng: np.random.Generator, backgrounds: S
         objects = [each.behind(mask) for each in objects]
         objects.append(SceneObject(shape, int(mask.sum()), mask, parts))
     noise = rng.normal(0, rng.uniform(0, 6), canvas.shape)
-    return Scene((canvas + noise).clip(0, 255).astype(np.uint8), tuple(each for each in objects if each.is_visible))
+    return Scene(
+        (canvas + noise).clip(0, 255).astype(np.uint8), tuple(each for each in objects if each.is_visible)
+    )
 
 
 def _large_enough(masks: Iterable[Mask]) -> tuple[Mask, ...]:
@@ -146,7 +148,9 @@ def _checks(height: int, width: int, rng: np.random.Generator) -> _Pixels:
 def _clouds(height: int, width: int, rng: np.random.Generator) -> _Pixels:
     scale = int(rng.integers(2, 12))
     coarse = rng.random((height // scale + 2, width // scale + 2)).astype(np.float32)
-    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1), np.float32)
+    return np.asarray(
+        cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1), np.float32
+    )
 
 
 def _plain(height: int, width: int, rng: np.random.Generator) -> _Pixels:
@@ -167,7 +171,9 @@ def _photo_patch(height: int, width: int, rng: np.random.Generator, backgrounds:
     scale = rng.uniform(0.4, 1.0)
     rows, cols = int(photo.shape[0] * scale), int(photo.shape[1] * scale)
     top, left = rng.integers(photo.shape[0] - rows + 1), rng.integers(photo.shape[1] - cols + 1)
-    patch = cv2.resize(photo[top : top + rows, left : left + cols], (width, height), interpolation=cv2.INTER_AREA)
+    patch = cv2.resize(
+        photo[top : top + rows, left : left + cols], (width, height), interpolation=cv2.INTER_AREA
+    )
     return np.asarray(patch[:, ::-1] if rng.random() < 0.5 else patch, np.float32)
 
 

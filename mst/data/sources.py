@@ -1,8 +1,8 @@
 """Data sources by name: `format:path`, with `?images=folder` where the images lie elsewhere.
 
-    coco:annotations/instances_train2017.json
-    lvis:lvis/lvis_v1_train.json?images=coco
-    grabcut:/data/GrabCut
+coco:annotations/instances_train2017.json
+lvis:lvis/lvis_v1_train.json?images=coco
+grabcut:/data/GrabCut
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,12 +1,12 @@
 """The network, from pixels and clicks to logits.
 
-    patch_embed   one kernel that makes tokens of several scales
-    attention     multi-head attention and the transformer block
-    tokens        reference kernel, similarity, top-k, choice of scale (MST eq. 2-5)
-    fusion        the module in which the scales guide the base tokens
-    neck, head    SimpleFPN and the all-MLP head
-    mst           the whole
-    weights       initial weights from elsewhere
+patch_embed   one kernel that makes tokens of several scales
+attention     multi-head attention and the transformer block
+tokens        reference kernel, similarity, top-k, choice of scale (MST eq. 2-5)
+fusion        the module in which the scales guide the base tokens
+neck, head    SimpleFPN and the all-MLP head
+mst           the whole
+weights       initial weights from elsewhere
 """
 
 from mst.model.mst import MST, Output

@@ -1,8 +1,10 @@
-"""Multi-head attention on torch's fused kernels, and the transformer block of ViT."""
+"""Multi-head attention on torch's fused kernels, and the transformer block of ViT.
 
+Parameters are named as in timm's ViT, whose weights load here; timm itself takes seconds to import.
+"""
+
+import torch
 import torch.nn.functional as F
-from timm.layers.layer_scale import LayerScale
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
@@ -19,7 +21,7 @@ def join_heads(tokens: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Attention of tokens to each other (MST eq. 1); parameters named as in timm's ViT."""
+    """Attention of tokens to each other (MST eq. 1)."""
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -68,8 +70,34 @@ class CrossAttention(nn.Module):
         return update
 
 
+class MLP(nn.Module):
+    """Two layers, four times as wide in between."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, 4 * embed_dim)
+        self.fc2 = nn.Linear(4 * embed_dim, embed_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, C) to (B, L, C)."""
+        mixed: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
+        return mixed
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel, small at first (CaiT; DINOv2)."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((embed_dim,), 1e-5))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, C) to (B, L, C)."""
+        return tokens * self.gamma
+
+
 class Block(nn.Module):
-    """Pre-norm transformer block; parameters named as in timm's ViT.
+    """Pre-norm transformer block.
 
     Args:
         embed_dim: C.
@@ -83,7 +111,7 @@ class Block(nn.Module):
         self.attn = SelfAttention(embed_dim, num_heads)
         self.ls1 = LayerScale(embed_dim) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.mlp = Mlp(embed_dim, 4 * embed_dim)
+        self.mlp = MLP(embed_dim)
         self.ls2 = LayerScale(embed_dim) if layer_scale else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:

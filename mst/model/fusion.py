@@ -63,7 +63,9 @@ class FusionStage(nn.Module):
         self.update_scales = CrossAttention(embed_dim, num_heads)
         self.guide_base = CrossAttention(embed_dim, num_heads)
 
-    def forward(self, base: Scale, scales: list[Scale], clicks: Tensor) -> tuple[Scale, list[Scale], StageTrace]:
+    def forward(
+        self, base: Scale, scales: list[Scale], clicks: Tensor
+    ) -> tuple[Scale, list[Scale], StageTrace]:
         """Update the tokens of all scales.
 
         Args:
@@ -106,4 +108,3 @@ def downsample(tokens: Tensor, grid: Grid) -> Tensor:
     """Average tokens (B, L, C) over 4 x 4 neighbours; what is left over at the border is averaged alone."""
     image = tokens.mT.reshape(len(tokens), -1, *grid)
     return F.avg_pool2d(image, _DOWNSAMPLE, ceil_mode=True, count_include_pad=False).flatten(2).mT
-

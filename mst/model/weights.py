@@ -1,4 +1,4 @@
-"""Initial weights from elsewhere: what fits is loaded, what must change size is resized, nothing is guessed."""
+"""Weights from elsewhere: what fits is loaded, what must change size is resized, nothing is guessed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,8 +58,8 @@ def load_vit(model: MST, path: Path) -> ImportReport:
         if name.startswith(_UNUSED) or (name.startswith("norm.") and not model.config.final_norm):
             report.left_out.append(name)
             continue
-        ours, tensor, resized = _fit(name, tensor.float(), model)
-        fitted[ours] = tensor
+        ours, value, resized = _fit(name, tensor.float(), model)
+        fitted[ours] = value
         (report.resized if resized else report.loaded).append(name)
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(_BACKBONE)}
     if problems := _mismatches(own, fitted):

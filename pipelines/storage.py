@@ -1,0 +1,79 @@
+"""Folders that outlive a process: where runs are stored, and what is in them."""
+
+from pathlib import Path
+
+from mst.checkpoint import verify
+from mst.config import Config
+from mst.errors import CheckpointError, ConfigError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def absolute(path: str) -> str:
+    """Make a local path absolute, for workers whose working directory is another.
+
+    Raises:
+        ConfigError: the path is relative, and this is the copy of the project that a Ray job runs in.
+    """
+    if "://" in path or Path(path).is_absolute():
+        return path
+    check_outlives_job(f"the path '{path}' is relative")
+    return str(Path(path).absolute())
+
+
+def check_outlives_job(what: str) -> None:
+    """Refuse to store beside this file when Ray will delete it with the job.
+
+    Raises:
+        ConfigError: this is a job's copy of the project; `what` begins the message.
+    """
+    if "runtime_resources" in PROJECT.parts:
+        raise ConfigError(
+            f"{what}, but a Ray job runs in a copy of the project that Ray deletes: say where to"
+        )
+
+
+def absolute_paths(config: Config) -> Config:
+    """Return a config whose data root and initial weights are absolute."""
+    data = config.data.model_copy(update={"root": absolute(config.data.root)})
+    init = absolute(config.train.init) if config.train.init else None
+    train = config.train.model_copy(update={"init": init})
+    return config.model_copy(update={"data": data, "train": train})
+
+
+def newest_checkpoint(run_folder: Path) -> Path | None:
+    """Return the last whole checkpoint of a run; None for a run that has none."""
+    for folder in sorted(run_folder.glob("epoch_*"), reverse=True):
+        try:
+            verify(folder)
+        except CheckpointError:
+            continue  # the run ended while it was being written
+        return folder
+    return None
+
+
+def best_checkpoint(run_folder: Path) -> Path:
+    """Return the checkpoint of a run that scored best in validation.
+
+    Raises:
+        CheckpointError: the run has no whole checkpoint.
+    """
+    scores = {}
+    for folder in run_folder.glob("epoch_*"):
+        try:
+            scores[folder] = verify(folder)["metrics"]["val_score"]
+        except CheckpointError:
+            continue
+    if not scores:
+        raise CheckpointError(f"{run_folder}: no whole checkpoint in it")
+    return max(scores, key=lambda folder: (scores[folder], folder.name))
+
+
+def epochs_done(checkpoint: Path) -> int:
+    """Return how many epochs a run's checkpoint has behind it."""
+    return int(checkpoint.name.removeprefix("epoch_"))
+
+
+def checkpoint_name(epochs: int) -> str:
+    """Name the checkpoint folder after `epochs` epochs, so that names sort by age."""
+    return f"epoch_{epochs:05d}"

@@ -1,0 +1,168 @@
+"""MLflow: one run for each training, and the registered model that is served."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import mlflow.artifacts
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.time import get_current_time_millis
+
+from mst.checkpoint import WEIGHTS, verify
+from mst.config import Config, flatten
+from mst.errors import CheckpointError
+from pipelines.storage import PROJECT, check_outlives_job
+
+EXPERIMENT = "mst"
+REGISTERED_MODEL = "mst"
+CHAMPION = "champion"
+
+_RUN_FOLDER = "mst.run_folder"  # tag by which a restarted training finds its run again
+_ARTIFACT = "checkpoint"
+_MAX_PARAM_LENGTH = 6000
+
+logging.getLogger("mlflow.store").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+class TrackedRun(NamedTuple):
+    """A run on a tracking server; plain text, so that it travels to workers."""
+
+    uri: str
+    run_id: str
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add a point to each curve."""
+        now = get_current_time_millis()
+        points = [Metric(name, value, now, step) for name, value in metrics.items()]
+        self.client().log_batch(self.run_id, metrics=points)
+
+    def log_checkpoint(self, folder: Path) -> None:
+        """Keep a checkpoint folder with the run."""
+        self.client().log_artifacts(self.run_id, str(folder), _ARTIFACT)
+
+    def finish(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self.client().set_terminated(self.run_id, status)
+
+    def client(self) -> MlflowClient:
+        """Open a client of the run's server."""
+        return MlflowClient(self.uri, self.uri)
+
+
+def tracking_uri() -> str:
+    """Return `MLFLOW_TRACKING_URI`, or the database in this checkout's `mlruns/`.
+
+    Raises:
+        ConfigError: the variable is not set in a Ray job, where the checkout is a copy that goes away.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    check_outlives_job("MLFLOW_TRACKING_URI is not set")
+    folder = PROJECT / "mlruns"
+    folder.mkdir(exist_ok=True)
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def open_run(
+    folder: str,
+    name: str,
+    config: Config,
+    *,
+    tags: Mapping[str, str] | None = None,
+    parent: str | None = None,
+) -> TrackedRun:
+    """Start a run, or go on with the one of a training that is stored in the same folder.
+
+    Args:
+        folder: where the training stores its checkpoints.
+        name: of the run, for people.
+        config: logged as parameters.
+        tags: logged with a run that is started.
+        parent: id of the run that this one is part of.
+    """
+    if found := find_run(folder):
+        found.client().update_run(found.run_id, status="RUNNING")
+        return found
+    uri = tracking_uri()
+    client = MlflowClient(uri, uri)
+    all_tags = {_RUN_FOLDER: folder, **(tags or {})}
+    if parent:
+        all_tags[MLFLOW_PARENT_RUN_ID] = parent
+    run = client.create_run(_experiment(client), run_name=name, tags=all_tags)
+    params = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in flatten(config).items()]
+    client.log_batch(run.info.run_id, params=params)
+    return TrackedRun(uri, run.info.run_id)
+
+
+def find_run(folder: str) -> TrackedRun | None:
+    """Return the run of a training that is stored in `folder`; None where there is none."""
+    uri = tracking_uri()
+    client = MlflowClient(uri, uri)
+    found = client.search_runs([_experiment(client)], f"tags.`{_RUN_FOLDER}` = '{folder}'", max_results=1)
+    return TrackedRun(uri, found[0].info.run_id) if found else None
+
+
+def close_children(parent: TrackedRun) -> None:
+    """End the runs inside a sweep that were stopped from outside, as KILLED."""
+    client = parent.client()
+    experiment = client.get_run(parent.run_id).info.experiment_id
+    children = client.search_runs([experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'")
+    for child in children:
+        if child.info.status == "RUNNING":
+            client.set_terminated(child.info.run_id, "KILLED")
+
+
+def register_champion(checkpoint: Path, run: TrackedRun, tags: Mapping[str, str]) -> str:
+    """Make a run's checkpoint a version of the registered model, with the alias `champion`.
+
+    Args:
+        checkpoint: whose files the run has logged already.
+        run: that trained it.
+        tags: of the version; the sha256 of the weights is added.
+
+    Returns:
+        The version.
+    """
+    client = run.client()
+    digest = verify(checkpoint)["sha256"][WEIGHTS]
+    if not client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
+        client.create_registered_model(REGISTERED_MODEL)
+    version = client.create_model_version(
+        REGISTERED_MODEL,
+        f"runs:/{run.run_id}/{_ARTIFACT}",
+        run.run_id,
+        tags={**tags, "sha256": digest},
+    ).version
+    client.set_registered_model_alias(REGISTERED_MODEL, CHAMPION, version)
+    return str(version)
+
+
+def fetch_checkpoint(model: str, out: Path) -> Path:
+    """Return the checkpoint folder that `model` names: a folder, or `models:/NAME@ALIAS`, which is fetched.
+
+    Raises:
+        CheckpointError: the registry knows no such model, or its files are damaged.
+    """
+    if not model.startswith("models:/"):
+        return Path(model)
+    mlflow.set_tracking_uri(tracking_uri())
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=str(out)))
+    except MlflowException as error:
+        raise CheckpointError(f"{model}: {error.message}") from None
+
+
+def _experiment(client: MlflowClient) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found:
+        return str(found.experiment_id)
+    location = None
+    if client.tracking_uri.startswith("sqlite:///"):  # or files would go beside the working directory
+        location = str(Path(client.tracking_uri.removeprefix("sqlite:///")).parent / "artifacts")
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))

@@ -1,0 +1,263 @@
+"""Train one experiment over Ray workers.
+
+    python pipelines/train.py --recipe demo --num-workers 2
+    ray job submit --working-dir . -- python pipelines/train.py --recipe real_small --storage /runs ...
+
+A run that is started again under the same name goes on from its last checkpoint.
+"""
+
+import argparse
+import logging
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.actor import ActorHandle
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from mst.checkpoint import load_training_state, read_config, save_checkpoint
+from mst.config import Config, differences, from_dict
+from mst.data.sampler import Shard
+from mst.data.sources import read_records, read_samples
+from mst.data.training_set import TrainingSet
+from mst.errors import ConfigError, MSTError
+from mst.training import EpochReport, StepReport, TrainingState, fit, new_state
+from pipelines.command_line import add_settings, config_of, parse, run
+from pipelines.progress import Smoothed, post, shown
+from pipelines.storage import (
+    absolute,
+    absolute_paths,
+    best_checkpoint,
+    checkpoint_name,
+    epochs_done,
+    newest_checkpoint,
+)
+from pipelines.tracking import TrackedRun, open_run
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a training runs on."""
+
+    num_workers: int = 1
+    cpus_per_worker: int = 1
+    use_gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left behind."""
+
+    checkpoint: Path
+    """The best by validation."""
+    run: TrackedRun
+
+
+def train_driver(
+    config: Config,
+    folder: Path,
+    resources: Resources,
+    *,
+    board: ActorHandle | None = None,
+    callbacks: list[Any] | None = None,
+    parent: str | None = None,
+) -> Trained:
+    """Train an experiment, or go on with it, and log it in MLflow.
+
+    `pipelines/train.py`, each trial of `pipelines/tune.py` and the tests call this one function.
+
+    Args:
+        config: of the experiment; its paths absolute.
+        folder: of the run: its checkpoints are stored there, and its name is the run's.
+        resources: workers, and cores or GPUs for each.
+        board: told of the progress (`pipelines.progress`).
+        callbacks: of Ray Train.
+        parent: id of the MLflow run that this one is part of.
+
+    Raises:
+        ConfigError: the folder holds a run that is finished, or one with other settings.
+        MSTError: whatever stopped a worker, if it is an error of this library.
+        ray.train.TrainingFailedError: any other failure of the workers.
+    """
+    check_run(config, folder, resources)
+    tracked = open_run(str(folder), folder.name, config, parent=parent)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "run": tuple(tracked),
+            "threads": resources.cpus_per_worker,
+            "board": board,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=resources.use_gpu,
+            resources_per_worker={"CPU": resources.cpus_per_worker, "GPU": int(resources.use_gpu)},
+        ),
+        run_config=RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=config.train.keep, checkpoint_score_attribute="val_score"
+            ),
+            callbacks=callbacks,
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        tracked.finish("FAILED")
+        raise _cause(error) from error
+    best = best_checkpoint(folder)
+    tracked.log_checkpoint(best)
+    tracked.finish("FINISHED")
+    return Trained(best, tracked)
+
+
+def check_run(config: Config, folder: Path, resources: Resources) -> None:
+    """Refuse a request that cannot be trained, before any worker starts.
+
+    Raises:
+        ConfigError: batches that the workers cannot share, more workers than the cluster can hold, or a
+            folder with a run that is finished or has other settings.
+    """
+    if config.train.batch_size % resources.num_workers:
+        raise ConfigError(
+            f"train.batch_size {config.train.batch_size} is no multiple of the {resources.num_workers} workers"
+        )
+    wanted = {
+        "CPU": resources.num_workers * resources.cpus_per_worker,
+        "GPU": resources.num_workers * int(resources.use_gpu),
+    }
+    there = ray.cluster_resources()
+    for kind, count in wanted.items():
+        if count > there.get(kind, 0):
+            raise ConfigError(f"the workers need {count} {kind}s, the cluster has {there.get(kind, 0):.0f}")
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        return
+    if changed := differences(read_config(newest), config):
+        raise ConfigError(
+            f"run '{folder.name}' was started with other settings ({'; '.join(changed)}); "
+            "give this one another --name"
+        )
+    if epochs_done(newest) >= config.train.epochs:
+        raise ConfigError(
+            f"run '{folder.name}' is finished: {newest} has all {config.train.epochs} epochs; "
+            "give this one another --name"
+        )
+
+
+def train_worker(options: dict[str, Any]) -> None:
+    """Train this worker's share; Ray Train calls it on every worker, and again after a failure."""
+    torch.set_num_threads(options["threads"])
+    config = from_dict(options["config"])
+    context = ray.train.get_context()
+    shard = Shard(context.get_world_rank(), context.get_world_size())
+    leader = Leader(TrackedRun(*options["run"]), options["board"], config) if shard.rank == 0 else None
+    state, origin = new_state(config, ray.train.torch.get_device())
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as saved:
+            state.load_state_dict(load_training_state(Path(saved)))
+        origin = f"resumed after epoch {state.epoch}"
+    root = Path(config.data.root)
+    training_set = TrainingSet(read_records(config.data.train, root), config)
+    validation = read_samples(config.data.val, root)
+    if leader:
+        leader.note(f"{len(training_set)} images, {len(validation)} validation objects; weights: {origin}")
+    for report in fit(config, state, training_set, validation, shard):
+        if isinstance(report, EpochReport):
+            if leader:
+                leader.epoch(report)
+            save_and_report(report, state, config, shard)
+        elif leader:
+            leader.step(report)
+
+
+def save_and_report(report: EpochReport, state: TrainingState, config: Config, shard: Shard) -> None:
+    """Hand the checkpoint of an epoch to Ray Train; every worker must call this."""
+    if shard.rank:
+        ray.train.report(report.metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(
+            Path(folder), state.weights(), config, training_state=state.state_dict(), metrics=report.metrics
+        )
+        ray.train.report(
+            report.metrics,
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=checkpoint_name(state.epoch),
+        )
+
+
+class Leader:
+    """What the first worker tells the world: the progress board and MLflow."""
+
+    def __init__(self, run: TrackedRun, board: ActorHandle | None, config: Config) -> None:
+        self._run, self._board, self._config = run, board, config
+        self._smoothed = Smoothed()
+
+    def note(self, text: str) -> None:
+        """Show a line above the bar."""
+        if self._board:
+            self._board.note.remote(text)
+
+    def step(self, report: StepReport) -> None:
+        """Move the bar, and log the step if it is one of every `train.log_every`."""
+        smooth = self._smoothed.update(report.metrics)
+        if self._board:
+            post(self._board, report, smooth, self._config)
+        if report.step % self._config.train.log_every == 0:
+            self._run.log(report.metrics, report.step)
+
+    def epoch(self, report: EpochReport) -> None:
+        """Show and log a validation."""
+        steps = self._config.train.samples_per_epoch // self._config.train.batch_size
+        self._run.log(report.metrics, (report.epoch + 1) * steps - 1)
+        summary = report.summary
+        line = "  ".join(f"NoC@{target} {value:.2f}" for target, value in summary.noc.items())
+        skipped = report.metrics["skipped_images"]
+        self.note(
+            f"epoch {report.epoch + 1}/{self._config.train.epochs}  IoU@1 {summary.iou[0]:.3f}  {line}"
+            + (f"  {skipped:.0f} broken images left out" if skipped else "")
+        )
+
+
+def _cause(error: Exception) -> Exception:
+    """The library's own error behind a failure of Ray Train, or the failure itself."""
+    failures = getattr(error, "worker_failures", {})
+    return next((each for each in failures.values() if isinstance(each, MSTError)), error)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description="Train one experiment over Ray workers.", allow_abbrev=False, usage="%(prog)s [options]"
+    )
+    parser.add_argument("--name", help="of the run; the same name goes on with it (default: the recipe)")
+    parser.add_argument("--storage", default="runs", help="folder of all runs")
+    parser.add_argument("--num-workers", type=int, default=1, help="Ray workers that share each batch")
+    parser.add_argument("--cpus-per-worker", type=int, default=1, help="cores for each worker")
+    parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
+    add_settings(parser)
+    arguments = parse(parser, None)
+    config = absolute_paths(config_of(arguments))
+    folder = Path(absolute(arguments.storage)) / (arguments.name or arguments.recipe)
+    resources = Resources(arguments.num_workers, arguments.cpus_per_worker, arguments.use_gpu)
+    ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    start = time.monotonic()
+    with shown(folder.name) as board:
+        trained = train_driver(config, folder, resources, board=board)
+    print(f"{folder.name}: best checkpoint {trained.checkpoint}, {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,176 @@
+"""Sweep an experiment over a search space: Optuna proposes, ASHA stops the trials that fall behind.
+
+    python pipelines/tune.py --recipe demo --space tokens_and_losses --trials 8 --name my_sweep
+
+Every trial is a training of its own (`pipelines.train.train_driver`) with its own MLflow run inside the
+sweep's. What won is printed and written to `STORAGE/NAME/sweep.json`.
+"""
+
+import argparse
+import importlib
+import json
+import logging
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import RunConfig, TuneConfig, Tuner
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+from rich.console import Console
+from rich.table import Table
+
+import tune_spaces
+from mst.checkpoint import verify
+from mst.config import Config, override
+from mst.errors import ConfigError, MSTError
+from pipelines.command_line import add_settings, config_of, parse, run
+from pipelines.storage import absolute, absolute_paths, best_checkpoint
+from pipelines.tracking import close_children, open_run
+from pipelines.train import Resources, check_run, train_driver
+
+METRIC = "val_score"
+
+Space = dict[str, tuple[str, ...]]
+
+
+def read_space(name: str, config: Config) -> Space:
+    """Return the space of `tune_spaces/NAME.py`.
+
+    Raises:
+        ConfigError: no such space, or a setting or value of it that this config cannot take.
+    """
+    known = [module.name for module in pkgutil.iter_modules(tune_spaces.__path__)]
+    if name not in known:
+        raise ConfigError(f"unknown search space '{name}'; known are {', '.join(known)}")
+    space: Space = importlib.import_module(f"tune_spaces.{name}").SPACE
+    for setting, values in space.items():
+        for value in values:
+            override(config, {setting: value})
+    return space
+
+
+def sweep(
+    config: Config, space: Space, folder: Path, resources: Resources, *, trials: int, grace_epochs: int
+) -> list[dict[str, Any]]:
+    """Train `trials` variants of a config and rank them.
+
+    Args:
+        config: that the trials vary; its paths absolute.
+        space: the settings that are tried.
+        folder: of the sweep; a trial's run is stored in it.
+        resources: of each trial.
+        trials: how many.
+        grace_epochs: that each trial gets before it can be stopped.
+
+    Returns:
+        For each trial that validated at least once, best first: `trial`, its `settings`, its best
+        `checkpoint`, that one's `metrics`, the number of `epochs` it was given and its MLflow `run_id`.
+    """
+    parent = open_run(str(folder), folder.name, config)
+    concurrent = int(ray.cluster_resources()["CPU"]) // (resources.num_workers * resources.cpus_per_worker)
+    tuner = Tuner(
+        # A trial only waits for its workers, and so asks for no core of its own.
+        tune.with_resources(
+            tune.with_parameters(
+                run_trial, base=config, folder=folder, workers=resources, parent=parent.run_id
+            ),
+            {"CPU": 0},
+        ),
+        param_space={setting: tune.choice(values) for setting, values in space.items()},
+        tune_config=TuneConfig(
+            metric=METRIC,
+            mode="max",
+            num_samples=trials,
+            max_concurrent_trials=concurrent,
+            search_alg=OptunaSearch(seed=config.seed),
+            scheduler=ASHAScheduler(max_t=config.train.epochs, grace_period=grace_epochs, reduction_factor=2),
+        ),
+        run_config=RunConfig(name=folder.name, storage_path=str(folder.parent), verbose=0),
+    )
+    results = tuner.fit()
+    close_children(parent)
+    ranking = [
+        _ranked(folder / str(result.metrics["trial_id"]), result.config or {}, result.metrics)
+        for result in (results[number] for number in range(len(results)))
+        if result.metrics and METRIC in result.metrics
+    ]
+    ranking.sort(key=lambda each: each["metrics"][METRIC], reverse=True)
+    if not ranking:
+        parent.finish("FAILED")
+        raise MSTError(
+            f"all {trials} trials failed; the first: {results.errors[0] if results.errors else 'unknown'}"
+        )
+    parent.log({f"best_{name}": value for name, value in ranking[0]["metrics"].items()}, 0)
+    parent.finish("FINISHED")
+    return ranking
+
+
+def run_trial(settings: dict[str, str], base: Config, folder: Path, workers: Resources, parent: str) -> None:
+    """Train one variant; Ray Tune calls it in a process of its own."""
+    trial = tune.get_context().get_trial_id()
+    train_driver(
+        override(base, settings), folder / trial, workers, callbacks=[TuneReportCallback()], parent=parent
+    )
+
+
+def _ranked(folder: Path, settings: dict[str, str], last: dict[str, Any]) -> dict[str, Any]:
+    checkpoint = best_checkpoint(folder)
+    return {
+        "trial": folder.name,
+        "settings": settings,
+        "epochs": last["training_iteration"],
+        "checkpoint": str(checkpoint),
+        "metrics": verify(checkpoint)["metrics"],
+    }
+
+
+def show(ranking: list[dict[str, Any]], epochs: int) -> None:
+    """Print the trials, best first."""
+    table = Table(title="Trials, best first")
+    for column in (*ranking[0]["settings"], "epochs", "IoU", "NoC@85", "NoC@90"):
+        table.add_column(column.rpartition(".")[2], justify="right")
+    for each in ranking:
+        metrics = each["metrics"]
+        figures = (f"{metrics['val_iou']:.3f}", f"{metrics['val_noc85']:.2f}", f"{metrics['val_noc90']:.2f}")
+        table.add_row(*each["settings"].values(), f"{each['epochs']}/{epochs}", *figures)
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description="Sweep an experiment over a search space.", allow_abbrev=False, usage="%(prog)s [options]"
+    )
+    parser.add_argument("--name", required=True, help="of the sweep")
+    parser.add_argument("--space", default="tokens_and_losses", help="module of tune_spaces/")
+    parser.add_argument("--trials", type=int, default=8, help="number of trials")
+    parser.add_argument("--grace-epochs", type=int, default=1, help="epochs that every trial gets")
+    parser.add_argument("--storage", default="runs", help="folder of all runs")
+    parser.add_argument("--num-workers", type=int, default=1, help="Ray workers of each trial")
+    parser.add_argument("--cpus-per-worker", type=int, default=1, help="cores for each worker")
+    parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
+    add_settings(parser)
+    arguments = parse(parser, None)
+    config = absolute_paths(config_of(arguments))
+    folder = Path(absolute(arguments.storage)) / arguments.name
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already; give this sweep another --name")
+    space = read_space(arguments.space, config)
+    resources = Resources(arguments.num_workers, arguments.cpus_per_worker, arguments.use_gpu)
+    ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    check_run(config, folder, resources)
+    ranking = sweep(
+        config, space, folder, resources, trials=arguments.trials, grace_epochs=arguments.grace_epochs
+    )
+    show(ranking, config.train.epochs)
+    out = folder / "sweep.json"
+    out.write_text(json.dumps(ranking, indent=2))
+    print(f"best checkpoint {ranking[0]['checkpoint']}; all trials in {out}")
+
+
+if __name__ == "__main__":
+    run(main)

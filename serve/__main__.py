@@ -1,0 +1,49 @@
+"""Serve on this machine until interrupted: `python -m serve --model models:/mst@champion --port 8000`."""
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import ray
+from ray import serve
+
+from mst.errors import MSTError
+from serve.app import build
+from serve.registry import fetch_model
+from serve.settings import ServeSettings
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Serve a model over HTTP.", allow_abbrev=False)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on")
+    for name, field in ServeSettings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(
+            flag, dest=name, metavar="VALUE", help=f"{field.description} (default {field.default})"
+        )
+    arguments = vars(parser.parse_args())
+    host, port = arguments.pop("host"), arguments.pop("port")
+    settings = ServeSettings(**{name: value for name, value in arguments.items() if value is not None})
+    try:
+        with tempfile.TemporaryDirectory() as folder:  # an early and plain word if there is no such model
+            _, info = fetch_model(settings, Path(folder))
+    except MSTError as error:
+        sys.exit(f"error: {error}")
+    ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    serve.start(http_options={"host": host, "port": port})
+    serve.run(build(settings), logging_config={"log_level": "WARNING"})
+    print(f"serving {info.name} version {info.version} at http://{host}:{port}, API at /docs", flush=True)
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        serve.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,8 +8,10 @@ manifest.json        sha256 of the files above, written last: without it there i
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -81,6 +83,20 @@ def verify(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def copy_for_use(folder: Path, out: Path) -> None:
+    """Copy a checkpoint without its training state, to where it is used and not trained on.
+
+    Raises:
+        CheckpointError: no checkpoint, or a damaged one.
+    """
+    manifest = verify(folder)
+    manifest["sha256"].pop(STATE, None)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in manifest["sha256"]:
+        shutil.copyfile(folder / name, out / name)
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
 def read_config(folder: Path) -> Config:
     """Read a checkpoint's settings.
 
@@ -118,7 +134,10 @@ def load_training_state(folder: Path) -> dict[str, Any]:
     """
     if STATE not in verify(folder)["sha256"]:
         raise CheckpointError(f"{folder}: holds weights alone; training cannot resume from it")
-    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(f"{folder / STATE}: refused ({str(error).splitlines()[0]})") from None
     return state
 
 

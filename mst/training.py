@@ -7,7 +7,7 @@ comes, and decides when to stop. It works alone and inside a `torch.distributed`
 import copy
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,8 +63,6 @@ class TrainingState:
     """The next epoch to run, from 0."""
     skipped_images: int = 0
     """Broken images met so far, over all workers."""
-    run: dict[str, str] = field(default_factory=dict)
-    """Whatever the driver wants to find again after a restart."""
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to validate, save and use."""
@@ -78,7 +76,6 @@ class TrainingState:
             "average": self.average,
             "epoch": self.epoch,
             "skipped_images": self.skipped_images,
-            "run": self.run,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -89,7 +86,6 @@ class TrainingState:
             for name, value in state["average"].items():
                 self.average[name].copy_(value)
         self.epoch, self.skipped_images = state["epoch"], state["skipped_images"]
-        self.run = dict(state["run"])
 
 
 def new_state(config: Config, device: torch.device) -> tuple[TrainingState, str]:
@@ -148,6 +144,7 @@ def fit(
             set_learning_rate(
                 state.optimizer, learning_rate(step, steps_per_epoch, config.train.epochs, config.optim)
             )
+            _seed_dropout(config.seed, step, shard.rank)
             skipped += int(batch.skipped.sum())
             metrics = train_step(network, state.optimizer, Batch(*batch), step, config)
             if state.average is not None:
@@ -165,6 +162,11 @@ def fit(
             metrics["val_score"] = validation_score(summary, config)
             metrics["skipped_images"] = float(state.skipped_images)
             yield EpochReport(state.epoch - 1, metrics, summary)
+
+
+def _seed_dropout(*numbers: int) -> None:
+    """Make dropout a function of seed, step and rank, so that a resumed run repeats an undisturbed one."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 def train_step(

@@ -1,6 +1,6 @@
 """Evaluate a model by the click protocol: NoC, NoF and the IoU after each click.
 
-python pipelines/evaluate.py --model runs/demo/epoch_00004 --data coco:data/synthetic/annotations/instances_val.json
+    python pipelines/evaluate.py --model runs/a/epoch_00004 --data coco:/data/annotations/instances_val.json
 python pipelines/evaluate.py --model models:/mst@champion --data grabcut:/data/GrabCut --out out/grabcut.json
 """
 
@@ -19,7 +19,7 @@ from mst.data.sources import read_samples
 from mst.evaluation import ObjectRecord, Summary, evaluate, summarize
 from mst.predictor import Predictor
 from pipelines.command_line import parse, run
-from pipelines.tracking import fetch_checkpoint
+from pipelines.tracking import fetch_checkpoint, tracking_uri
 
 
 def show(summary: Summary, title: str) -> None:
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="write the records of all objects as JSON")
     arguments = parse(parser, None)
     with tempfile.TemporaryDirectory() as folder:
-        model, config = load_model(fetch_checkpoint(arguments.model, Path(folder)))
+        model, config = load_model(fetch_checkpoint(tracking_uri(), arguments.model, Path(folder)))
     settings = config.eval.model_copy(update={"zoom": config.eval.zoom and not arguments.no_zoom})
     samples = read_samples([arguments.data], Path())
     if arguments.max_objects:

@@ -10,17 +10,17 @@ from mst.checkpoint import read_config, verify
 from mst.errors import CheckpointError
 from pipelines.command_line import parse, run
 from pipelines.storage import absolute, best_checkpoint
-from pipelines.tracking import REGISTERED_MODEL, find_run, register_champion
+from pipelines.tracking import REGISTERED_MODEL, find_run, register_champion, tracking_uri
 
 
-def promote(folder: Path) -> str:
-    """Register the best checkpoint of a run and return the model's version.
+def promote(uri: str, folder: Path) -> str:
+    """Register the best checkpoint of a run, on a tracking server, and return the model's version.
 
     Raises:
         CheckpointError: no whole checkpoint in the folder, or MLflow has no run of it.
     """
     checkpoint = best_checkpoint(folder)
-    tracked = find_run(str(folder))
+    tracked = find_run(uri, folder)
     if tracked is None:
         raise CheckpointError(
             f"{folder}: no run of this folder in MLflow; was it trained with another server?"
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="folder of the run, as in runs/NAME")
     arguments = parse(parser, None)
     folder = Path(absolute(arguments.run))
-    version = promote(folder)
+    version = promote(tracking_uri(), folder)
     print(f"models:/{REGISTERED_MODEL}@champion is now version {version}, from {best_checkpoint(folder)}")
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.time import get_current_time_millis
 
-from mst.checkpoint import WEIGHTS, verify
+from mst.checkpoint import WEIGHTS, copy_for_use, verify
 from mst.config import Config, flatten
 from mst.errors import CheckpointError
 from pipelines.storage import PROJECT, check_outlives_job
@@ -43,8 +44,10 @@ class TrackedRun(NamedTuple):
         self.client().log_batch(self.run_id, metrics=points)
 
     def log_checkpoint(self, folder: Path) -> None:
-        """Keep a checkpoint folder with the run."""
-        self.client().log_artifacts(self.run_id, str(folder), _ARTIFACT)
+        """Keep a checkpoint with the run, ready for use."""
+        with tempfile.TemporaryDirectory() as copied:
+            copy_for_use(folder, Path(copied))
+            self.client().log_artifacts(self.run_id, copied, _ARTIFACT)
 
     def finish(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
@@ -70,41 +73,33 @@ def tracking_uri() -> str:
 
 
 def open_run(
-    folder: str,
-    name: str,
-    config: Config,
-    *,
-    tags: Mapping[str, str] | None = None,
-    parent: str | None = None,
+    uri: str, folder: Path, config: Config, *, resume: bool = False, parent: str | None = None
 ) -> TrackedRun:
-    """Start a run, or go on with the one of a training that is stored in the same folder.
+    """Start the run of a training, or go on with it.
 
     Args:
-        folder: where the training stores its checkpoints.
-        name: of the run, for people.
+        uri: of the tracking server.
+        folder: where the training stores its checkpoints; its name is the run's.
         config: logged as parameters.
-        tags: logged with a run that is started.
+        resume: whether the training goes on, and so does its run, if there is one.
         parent: id of the run that this one is part of.
     """
-    if found := find_run(folder):
+    if resume and (found := find_run(uri, folder)):
         found.client().update_run(found.run_id, status="RUNNING")
         return found
-    uri = tracking_uri()
     client = MlflowClient(uri, uri)
-    all_tags = {_RUN_FOLDER: folder, **(tags or {})}
-    if parent:
-        all_tags[MLFLOW_PARENT_RUN_ID] = parent
-    run = client.create_run(_experiment(client), run_name=name, tags=all_tags)
+    tags = {_RUN_FOLDER: str(folder)} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    run = client.create_run(_experiment(client), run_name=folder.name, tags=tags)
     params = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in flatten(config).items()]
     client.log_batch(run.info.run_id, params=params)
     return TrackedRun(uri, run.info.run_id)
 
 
-def find_run(folder: str) -> TrackedRun | None:
-    """Return the run of a training that is stored in `folder`; None where there is none."""
-    uri = tracking_uri()
+def find_run(uri: str, folder: Path) -> TrackedRun | None:
+    """Return the last run of a training that is stored in `folder`; None where there is none."""
     client = MlflowClient(uri, uri)
-    found = client.search_runs([_experiment(client)], f"tags.`{_RUN_FOLDER}` = '{folder}'", max_results=1)
+    ours = f"tags.`{_RUN_FOLDER}` = '{folder}'"
+    found = client.search_runs([_experiment(client)], ours, max_results=1, order_by=["start_time DESC"])
     return TrackedRun(uri, found[0].info.run_id) if found else None
 
 
@@ -143,7 +138,7 @@ def register_champion(checkpoint: Path, run: TrackedRun, tags: Mapping[str, str]
     return str(version)
 
 
-def fetch_checkpoint(model: str, out: Path) -> Path:
+def fetch_checkpoint(uri: str, model: str, out: Path) -> Path:
     """Return the checkpoint folder that `model` names: a folder, or `models:/NAME@ALIAS`, which is fetched.
 
     Raises:
@@ -151,7 +146,7 @@ def fetch_checkpoint(model: str, out: Path) -> Path:
     """
     if not model.startswith("models:/"):
         return Path(model)
-    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_tracking_uri(uri)
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=str(out)))
     except MlflowException as error:

@@ -7,7 +7,6 @@ A run that is started again under the same name goes on from its last checkpoint
 """
 
 import argparse
-import logging
 import tempfile
 import time
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from mst.data.sources import read_records, read_samples
 from mst.data.training_set import TrainingSet
 from mst.errors import ConfigError, MSTError
 from mst.training import EpochReport, StepReport, TrainingState, fit, new_state
+from pipelines.cluster import connect
 from pipelines.command_line import add_settings, config_of, parse, run
 from pipelines.progress import Smoothed, post, shown
 from pipelines.storage import (
@@ -39,7 +39,9 @@ from pipelines.storage import (
     epochs_done,
     newest_checkpoint,
 )
-from pipelines.tracking import TrackedRun, open_run
+from pipelines.tracking import TrackedRun, open_run, tracking_uri
+
+_MAX_FAILURES = 3  # of workers, before a training is given up
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def train_driver(
     folder: Path,
     resources: Resources,
     *,
+    uri: str,
     board: ActorHandle | None = None,
     callbacks: list[Any] | None = None,
     parent: str | None = None,
@@ -77,6 +80,7 @@ def train_driver(
         config: of the experiment; its paths absolute.
         folder: of the run: its checkpoints are stored there, and its name is the run's.
         resources: workers, and cores or GPUs for each.
+        uri: of the MLflow server.
         board: told of the progress (`pipelines.progress`).
         callbacks: of Ray Train.
         parent: id of the MLflow run that this one is part of.
@@ -87,7 +91,8 @@ def train_driver(
         ray.train.TrainingFailedError: any other failure of the workers.
     """
     check_run(config, folder, resources)
-    tracked = open_run(str(folder), folder.name, config, parent=parent)
+    resume = newest_checkpoint(folder) is not None
+    tracked = open_run(uri, folder, config, resume=resume, parent=parent)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -104,7 +109,7 @@ def train_driver(
         run_config=RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=FailureConfig(max_failures=_MAX_FAILURES, controller_failure_limit=_MAX_FAILURES),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.train.keep, checkpoint_score_attribute="val_score"
             ),
@@ -131,7 +136,7 @@ def check_run(config: Config, folder: Path, resources: Resources) -> None:
     """
     if config.train.batch_size % resources.num_workers:
         raise ConfigError(
-            f"train.batch_size {config.train.batch_size} is no multiple of the {resources.num_workers} workers"
+            f"train.batch_size {config.train.batch_size} is no multiple of {resources.num_workers} workers"
         )
     wanted = {
         "CPU": resources.num_workers * resources.cpus_per_worker,
@@ -252,10 +257,10 @@ def main() -> None:
     config = absolute_paths(config_of(arguments))
     folder = Path(absolute(arguments.storage)) / (arguments.name or arguments.recipe)
     resources = Resources(arguments.num_workers, arguments.cpus_per_worker, arguments.use_gpu)
-    ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    connect()
     start = time.monotonic()
     with shown(folder.name) as board:
-        trained = train_driver(config, folder, resources, board=board)
+        trained = train_driver(config, folder, resources, uri=tracking_uri(), board=board)
     print(f"{folder.name}: best checkpoint {trained.checkpoint}, {time.monotonic() - start:.0f} s")
 
 

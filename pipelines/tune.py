@@ -9,7 +9,6 @@ sweep's. What won is printed and written to `STORAGE/NAME/sweep.json`.
 import argparse
 import importlib
 import json
-import logging
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,15 @@ import tune_spaces
 from mst.checkpoint import verify
 from mst.config import Config, override
 from mst.errors import ConfigError, MSTError
+from pipelines.cluster import connect
 from pipelines.command_line import add_settings, config_of, parse, run
 from pipelines.storage import absolute, absolute_paths, best_checkpoint
-from pipelines.tracking import close_children, open_run
+from pipelines.tracking import TrackedRun, close_children, open_run, tracking_uri
 from pipelines.train import Resources, check_run, train_driver
 
 METRIC = "val_score"
+
+_TRIAL_MEMORY = 2**20  # bytes; Ray Tune refuses a trial that asks for nothing
 
 Space = dict[str, tuple[str, ...]]
 
@@ -54,7 +56,14 @@ def read_space(name: str, config: Config) -> Space:
 
 
 def sweep(
-    config: Config, space: Space, folder: Path, resources: Resources, *, trials: int, grace_epochs: int
+    config: Config,
+    space: Space,
+    folder: Path,
+    resources: Resources,
+    *,
+    uri: str,
+    trials: int,
+    grace_epochs: int,
 ) -> list[dict[str, Any]]:
     """Train `trials` variants of a config and rank them.
 
@@ -63,6 +72,7 @@ def sweep(
         space: the settings that are tried.
         folder: of the sweep; a trial's run is stored in it.
         resources: of each trial.
+        uri: of the MLflow server.
         trials: how many.
         grace_epochs: that each trial gets before it can be stopped.
 
@@ -70,15 +80,13 @@ def sweep(
         For each trial that validated at least once, best first: `trial`, its `settings`, its best
         `checkpoint`, that one's `metrics`, the number of `epochs` it was given and its MLflow `run_id`.
     """
-    parent = open_run(str(folder), folder.name, config)
+    parent = open_run(uri, folder, config)
     concurrent = int(ray.cluster_resources()["CPU"]) // (resources.num_workers * resources.cpus_per_worker)
     tuner = Tuner(
-        # A trial only waits for its workers, and so asks for no core of its own.
+        # A trial only waits for its workers: were it to ask for a core, they might never get theirs.
         tune.with_resources(
-            tune.with_parameters(
-                run_trial, base=config, folder=folder, workers=resources, parent=parent.run_id
-            ),
-            {"CPU": 0},
+            tune.with_parameters(run_trial, base=config, folder=folder, workers=resources, parent=parent),
+            {"memory": _TRIAL_MEMORY},
         ),
         param_space={setting: tune.choice(values) for setting, values in space.items()},
         tune_config=TuneConfig(
@@ -109,11 +117,18 @@ def sweep(
     return ranking
 
 
-def run_trial(settings: dict[str, str], base: Config, folder: Path, workers: Resources, parent: str) -> None:
+def run_trial(
+    settings: dict[str, str], base: Config, folder: Path, workers: Resources, parent: TrackedRun
+) -> None:
     """Train one variant; Ray Tune calls it in a process of its own."""
     trial = tune.get_context().get_trial_id()
     train_driver(
-        override(base, settings), folder / trial, workers, callbacks=[TuneReportCallback()], parent=parent
+        override(base, settings),
+        folder / trial,
+        workers,
+        uri=parent.uri,
+        callbacks=[TuneReportCallback()],
+        parent=parent.run_id,
     )
 
 
@@ -161,10 +176,16 @@ def main() -> None:
         raise ConfigError(f"{folder} is there already; give this sweep another --name")
     space = read_space(arguments.space, config)
     resources = Resources(arguments.num_workers, arguments.cpus_per_worker, arguments.use_gpu)
-    ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    connect()
     check_run(config, folder, resources)
     ranking = sweep(
-        config, space, folder, resources, trials=arguments.trials, grace_epochs=arguments.grace_epochs
+        config,
+        space,
+        folder,
+        resources,
+        uri=tracking_uri(),
+        trials=arguments.trials,
+        grace_epochs=arguments.grace_epochs,
     )
     show(ranking, config.train.epochs)
     out = folder / "sweep.json"

@@ -2,7 +2,7 @@
 
     python -m mst.data.synthetic --out data/synthetic --train 600 --val 60
 
-    OUT/train/000000000000.jpg ...            OUT/val/...
+    OUT/train/000000000000.jpg ...            OUT/val/...  OUT/test/...
     OUT/annotations/instances_train.json      COCO: whole objects, and a crowd here and there
     OUT/annotations/lvis_train.json           LVIS: parts, and of every second image the whole objects again
 
@@ -12,6 +12,7 @@ same seed gives the same folder.
 
 import argparse
 import json
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from pycocotools import mask as coco_mask
 from mst.clicks import Mask
 from mst.data.scenes import SHAPES, Scene, draw_scene, shipped_photos
 
-_SPLITS = ("train", "val")
+_SPLITS = ("train", "val", "test")
 _CATEGORIES = [{"id": number, "name": name} for number, name in enumerate([*SHAPES, "part"], 1)]
 _CATEGORY_IDS = {category["name"]: category["id"] for category in _CATEGORIES}
 _CROWD = 0.05  # share of scenes with an object that is annotated as a crowd
@@ -33,19 +34,18 @@ _JPEG_QUALITY = 92
 _Entry = dict[str, Any]
 
 
-def write_data_set(out: Path, train: int, val: int, *, seed: int = 0, processes: int | None = None) -> None:
+def write_data_set(out: Path, counts: Sequence[int], *, seed: int = 0, processes: int | None = None) -> None:
     """Write the folder.
 
     Args:
         out: the folder to write; scenes of an earlier run in it are replaced.
-        train: number of training scenes.
-        val: number of validation scenes.
+        counts: number of scenes to train on, to validate on and to test on.
         seed: of all scenes; scene i of a split does not depend on how many there are.
         processes: that draw at the same time; by default one for each core.
     """
     (out / "annotations").mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(processes) as pool:
-        for split, count in zip(_SPLITS, (train, val), strict=True):
+        for split, count in zip(_SPLITS, counts, strict=True):
             (out / split).mkdir(exist_ok=True)
             drawn = list(pool.map(partial(_write_scene, out, split, seed), range(count), chunksize=8))
             images = [image for image, _, _ in drawn]
@@ -119,9 +119,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/synthetic"), help="folder to write")
     parser.add_argument("--train", type=int, default=600, help="training scenes")
     parser.add_argument("--val", type=int, default=60, help="validation scenes")
+    parser.add_argument("--test", type=int, default=60, help="test scenes")
     parser.add_argument("--seed", type=int, default=0, help="of all scenes")
     arguments = parser.parse_args()
-    write_data_set(arguments.out, arguments.train, arguments.val, seed=arguments.seed)
+    counts = (arguments.train, arguments.val, arguments.test)
+    write_data_set(arguments.out, counts, seed=arguments.seed)
 
 
 if __name__ == "__main__":

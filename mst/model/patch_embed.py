@@ -26,11 +26,12 @@ class Scale(NamedTuple):
 def resize_matrix(old: int, new: int) -> Tensor:
     """Matrix that resizes a flattened (old, old) patch kernel to (new, new), shape (new * new, old * old).
 
-    FlexiViT's pseudo-inverse resize (section 3.4): with B the bilinear resize of a patch, the kernel
-    pinv(B^T) w gives a resized patch the token that w gives the patch itself, as nearly as can be.
+    FlexiViT's pseudo-inverse resize (section 3.4): with B the resize of a patch, the kernel pinv(B^T) w gives
+    a resized patch the token that w gives the patch itself, as nearly as can be. Bicubic and antialiased, as
+    in timm's `resample_patch_embed`.
     """
     basis = torch.eye(old * old, dtype=torch.float64).view(old * old, 1, old, old)
-    resized = F.interpolate(basis, size=(new, new), mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(basis, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
     inverse: Tensor = torch.linalg.pinv(resized.view(old * old, new * new))
     return inverse.float()
 

@@ -67,7 +67,7 @@ def straight_through(scores: Tensor) -> Tensor:
     Multiplied with gathered tokens it is the one-hot product S_j^k f_j (MST eq. 5) without the matrix: the
     same values, and the same gradient with respect to s, which s / s.detach() would scale by 1 / s.
     """
-    return 1 + scores - scores.detach()
+    return 1 + (scores - scores.detach())  # the bracket is exactly zero
 
 
 def chosen_scale(scores: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,63 @@
+# `make help` lists what there is. Everything runs in .venv, which is set up when it is first needed.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+BENCHMARKS := $(filter-out harness,$(basename $(notdir $(wildcard benchmarks/[a-z]*.py))))
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+.PHONY: setup
+setup: $(READY) ## set up .venv
+
+.PHONY: demo
+demo: $(READY) ## data, training, sweep, registry, server and clicks, in some minutes
+	$(BIN)/python examples/demo.py
+
+.PHONY: test
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest
+
+.PHONY: test-page
+test-page: $(READY) ## click on the page in a real browser (needs Chromium: apt-get install chromium)
+	$(BIN)/python -m pytest -m browser
+
+.PHONY: test-cluster
+test-cluster: $(READY) ## submit a job to a real Ray cluster on this machine
+	$(BIN)/python -m pytest -m cluster
+
+.PHONY: lint
+lint: $(READY) ## style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict mst
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: serve
+serve: $(READY) ## serve the champion at http://127.0.0.1:8000
+	$(BIN)/python -m serve
+
+.PHONY: ui
+ui: $(READY) ## show runs and models at http://127.0.0.1:5000
+	mkdir -p mlruns
+	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlruns/mlflow.db
+
+.PHONY: bench
+bench: $(addprefix bench-,$(BENCHMARKS)) ## run all benchmarks
+
+.PHONY: bench-%
+bench-%: $(READY) ## run one benchmark; its results are in out/bench/
+	$(BIN)/python -m benchmarks.$*
+
+.PHONY: clean
+clean: ## remove .venv, out/ and caches; keeps data/, runs/ and mlruns/
+	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.PHONY: help
+help: ## list the targets
+	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@echo "benchmarks: $(addprefix bench-,$(BENCHMARKS))"

@@ -1,0 +1,202 @@
+"""The whole platform in some minutes: data, training, sweep, registry, server, and clicks over HTTP.
+
+    make demo
+
+Runs the same commands that a user would, and fails if the model that is served in the end is not clearly
+better than an untrained one and than disks around the clicks.
+"""
+
+import json
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from mst.checkpoint import load_model
+from mst.client import Client
+from mst.data.annotations import Sample
+from mst.data.sources import read_samples
+from mst.evaluation import ObjectRecord, Open, Summary, evaluate, summarize
+from mst.model import MST
+from mst.peers import open_click_disks
+from mst.predictor import Predictor
+from mst.report import strip
+
+PROJECT = Path(__file__).resolve().parent.parent
+DATA = PROJECT / "data" / "synthetic"
+OUT = PROJECT / "out" / "demo"
+RUNS = OUT / "runs"
+START = PROJECT / "checkpoints" / "scenes_tiny"
+
+MAX_CLICKS = 10
+OBJECTS = 40
+PICTURES = 8
+DISKS, UNTRAINED = "disks around the clicks", "untrained (random weights)"
+CHAMPION = "champion, over HTTP"
+MARGIN = 0.10  # by which the champion's mean IoU must exceed the others'
+
+console = Console(highlight=False)
+
+
+def main() -> None:
+    """Run the demo."""
+    start = time.monotonic()
+    shutil.rmtree(OUT, ignore_errors=True)
+    RUNS.mkdir(parents=True)
+    step("Draw scenes of textured shapes, in COCO-LVIS form")
+    command("-m", "mst.data.synthetic", "--out", DATA, "--train", 400, "--val", 40, "--test", 60)
+
+    step(f"Train on two Ray workers, from {START.relative_to(PROJECT)}")
+    settings = ("--recipe", "demo", "--data.root", DATA, "--storage", RUNS)
+    command("pipelines/train.py", *settings, "--name", "train", "--train.init", START, "--num-workers", 2)
+
+    step("Sweep tokens and losses from there, with early stopping")
+    trained = best_of(RUNS / "train")
+    sweep = ("--name", "sweep", "--space", "tokens_and_losses", "--trials", 4, "--train.init", trained)
+    command("pipelines/tune.py", *settings, *sweep, "--train.epochs", 2, "--train.samples_per_epoch", 320)
+
+    step("Register the best as the champion")
+    command("pipelines/promote.py", "--run", winner().parent)
+
+    step("Serve the champion and click on objects that it has never seen")
+    samples = list(read_samples(["coco:annotations/instances_test.json"], DATA).spread(OBJECTS))
+    with served() as url:
+        records = click_on(samples, Client(url))
+        write_pictures(Client(url), samples[:PICTURES], records[CHAMPION][:PICTURES])
+    results = {name: summarize(each, MAX_CLICKS) for name, each in records.items()}
+    table(results)
+    figures = {name: summary.metrics() for name, summary in results.items()}
+    (OUT / "summary.json").write_text(json.dumps(figures, indent=2))
+    console.print(f"pictures: {OUT.relative_to(PROJECT)}/*.png      took {time.monotonic() - start:.0f} s")
+    console.print("MLflow:   make ui      http://127.0.0.1:5000")
+    console.print("server:   make serve   http://127.0.0.1:8000")
+    check(results)
+
+
+def step(title: str) -> None:
+    """Announce a part of the demo."""
+    console.rule(f"[bold]{title}", align="left")
+
+
+def command(*arguments: object) -> None:
+    """Run a Python command of the project, as it is shown; a failure ends the demo."""
+    words = [str(each) for each in arguments]
+    console.print(f"[dim]$ python {shlex.join(words)}")
+    code = subprocess.run([sys.executable, *words], cwd=PROJECT, check=False).returncode
+    if code:
+        sys.exit(f"the demo failed: this command ended with exit code {code}")
+
+
+def best_of(run: Path) -> Path:
+    """Return a run's best checkpoint."""
+    return max(run.glob("epoch_*"), key=lambda folder: (score(folder), folder.name))
+
+
+def score(checkpoint: Path) -> float:
+    """Return a checkpoint's score in validation."""
+    return float(json.loads((checkpoint / "manifest.json").read_text())["metrics"]["val_score"])
+
+
+def winner() -> Path:
+    """Return the better of the trained checkpoint and the sweep's best; both saw the same objects."""
+    swept = Path(json.loads((RUNS / "sweep" / "sweep.json").read_text())[0]["checkpoint"])
+    trained = best_of(RUNS / "train")
+    best = max((trained, swept), key=score)
+    console.print(f"validation IoU: trained {score(trained):.3f}, best of the sweep {score(swept):.3f}")
+    return best
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """Serve the champion as long as the block runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    console.print(f"[dim]$ python -m serve --port {port}")
+    server = subprocess.Popen([sys.executable, "-m", "serve", "--port", str(port)], cwd=PROJECT)
+    try:
+        wait_until_ready(url, server)
+        yield url
+    finally:
+        server.send_signal(2)
+        server.wait(timeout=60)
+
+
+def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers that its model is loaded."""
+    for _ in range(180):
+        if server.poll() is not None:
+            sys.exit(f"the demo failed: the server ended with exit code {server.returncode}")
+        try:
+            if httpx.get(f"{url}/readyz").is_success:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(1)
+    sys.exit("the demo failed: the server was not ready after three minutes")
+
+
+def click_on(samples: list[Sample], client: Client) -> dict[str, list[ObjectRecord]]:
+    """Let the evaluation's click robot use the served champion and what it is compared with."""
+    start, config = load_model(START)
+    methods: dict[str, Open] = {
+        DISKS: open_click_disks,
+        UNTRAINED: Predictor(MST(config.model), config.eval).open,
+        "where the training started": Predictor(start, config.eval).open,
+        CHAMPION: client.open,
+    }
+    return {name: evaluate(method, samples, MAX_CLICKS) for name, method in methods.items()}
+
+
+def table(results: dict[str, Summary]) -> None:
+    """Print how well each method did."""
+    out = Table(title=f"{OBJECTS} objects of {DATA.name}/test, at most {MAX_CLICKS} clicks each")
+    for column in ("", "IoU after 1", "3", "5", "10", "mean", "NoC@85", "ms a click"):
+        out.add_column(column, justify="left" if not column else "right")
+    for name, summary in results.items():
+        ious = (f"{summary.iou[click - 1]:.3f}" for click in (1, 3, 5, 10))
+        speed = f"{1000 * summary.seconds_per_click:.0f}"
+        out.add_row(name, *ious, f"{summary.mean_iou:.3f}", f"{summary.noc[85]:.2f}", speed)
+    console.print(out)
+
+
+def write_pictures(client: Client, samples: list[Sample], records: list[ObjectRecord]) -> None:
+    """Draw image and clicks, the served mask after the first and the last click, and the truth."""
+    for number, (sample, record) in enumerate(zip(samples, records, strict=True), 1):
+        segment = client.open(sample.image)
+        last = len(record.clicks)
+        panels = [
+            ("image and clicks", None),
+            (f"mask after click 1: IoU {record.ious[0]:.2f}", segment(record.clicks[:1])),
+            (f"mask after click {last}: IoU {record.ious[-1]:.2f}", segment(record.clicks)),
+            ("truth", sample.mask),
+        ]
+        picture = strip(sample.image, record.clicks, panels)
+        cv2.imwrite(str(OUT / f"object_{number}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+def check(results: dict[str, Summary]) -> None:
+    """End with an error unless the champion is clearly the best."""
+    champion = results[CHAMPION].mean_iou
+    for name in (DISKS, UNTRAINED):
+        if champion < results[name].mean_iou + MARGIN:
+            sys.exit(
+                f"the demo failed: the champion's mean IoU of {champion:.3f} does not exceed that of "
+                f"'{name}', {results[name].mean_iou:.3f}, by {MARGIN}"
+            )
+    console.print("[green]The champion clearly beats an untrained model and disks around the clicks.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Small data and small models that the tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from mst.clicks import Mask
+from mst.config import Config, ModelConfig, override
+from mst.data.synthetic import write_data_set
+from pipelines.cluster import connect
+
+torch.set_num_threads(2)
+
+TINY_MODEL = ModelConfig(
+    size="tiny", depth=2, fusion_stages=1, image_size=56, patch_size=8, patch_sizes=(4, 14)
+)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of synthetic scenes."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_data_set(folder, (12, 4, 4), processes=2)
+    return folder
+
+
+@pytest.fixture
+def config(scenes: Path) -> Config:
+    """An experiment that trains in seconds."""
+    return override(
+        Config(model=TINY_MODEL),
+        {
+            "data.root": str(scenes),
+            "data.resize": "4,12",
+            "clicks.max_clicks": "3",
+            "clicks.max_iterations": "1",
+            "optim.lr": "1e-3",
+            "optim.schedule": "constant",
+            "train.epochs": "2",
+            "train.samples_per_epoch": "16",
+            "train.batch_size": "8",
+            "train.log_every": "1",
+            "train.val_objects": "3",
+            "train.val_clicks": "2",
+        },
+    )
+
+
+def random_mask(rng: np.random.Generator, height: int = 40, width: int = 50) -> Mask:
+    """A few overlapping rectangles."""
+    mask = np.zeros((height, width), bool)
+    for _ in range(rng.integers(1, 4)):
+        top, left = rng.integers(height), rng.integers(width)
+        mask[top : top + rng.integers(1, height), left : left + rng.integers(1, width)] ^= True
+    return mask
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Ray on this machine, with two cores."""
+    connect(num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty MLflow database."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri

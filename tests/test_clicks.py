@@ -1,0 +1,155 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_mask
+
+from mst.clicks import (
+    Click,
+    check_clicks,
+    click_maps,
+    click_tensor,
+    next_click,
+    sample_clicks,
+    training_click,
+)
+from mst.config import ClickConfig
+from mst.errors import ClickError
+
+
+def literal_maps(clicks, height, width, radius):
+    maps = np.zeros((2, height, width))
+    for click in clicks:
+        for row in range(height):
+            for col in range(width):
+                if (row - click.row) ** 2 + (col - click.col) ** 2 <= radius**2:
+                    maps[0 if click.is_positive else 1, row, col] = 1
+    return maps
+
+
+@pytest.mark.parametrize("radius", [1, 3, 5])
+def test_click_maps_equal_the_definition(radius):
+    rng = np.random.default_rng(0)
+    samples = [
+        [],
+        [Click(0, 0, True), Click(29, 39, False)],  # corners
+        [Click(29, 39, True), Click(-3, 20, True), Click(100, 100, False)],  # beyond the border
+        [Click(*rng.uniform(0, 30, 2), bool(rng.random() < 0.5)) for _ in range(24)],  # between pixels
+    ]
+    maps = click_maps(click_tensor(samples, 24), 30, 40, radius)
+    for sample, drawn in zip(samples, maps, strict=True):
+        np.testing.assert_array_equal(drawn, literal_maps(sample, 30, 40, radius))
+
+
+def test_click_tensor_refuses_more_clicks_than_slots():
+    with pytest.raises(ClickError, match="2 clicks do not fit into 1 slots"):
+        click_tensor([[Click(1, 1, True), Click(2, 2, True)]], 1)
+
+
+def literal_depth(region):
+    """Distance of each pixel to the nearest pixel outside the region; beyond the image is outside."""
+    height, width = region.shape
+    outside = [(r, c) for r in range(-1, height + 1) for c in range(-1, width + 1)
+               if not (0 <= r < height and 0 <= c < width and region[r, c])]  # fmt: skip
+    depth = np.zeros(region.shape)
+    for row, col in zip(*np.nonzero(region), strict=True):
+        depth[row, col] = min(math.hypot(row - r, col - c) for r, c in outside)
+    return depth
+
+
+def literal_next_click(prediction, truth, void, clicked):
+    missed, wrong = literal_depth(truth & ~prediction & ~void), literal_depth(prediction & ~truth & ~void)
+    for click in clicked:
+        missed[click.row, click.col] = wrong[click.row, click.col] = 0
+    is_positive = missed.max() > wrong.max() + 1e-4
+    depth = missed if is_positive else wrong
+    first = int(np.argmax(depth > depth.max() - 1e-4))
+    return Click(first // depth.shape[1], first % depth.shape[1], bool(is_positive))
+
+
+def test_next_click_equals_the_protocol_taken_literally():
+    rng = np.random.default_rng(1)
+    for _ in range(25):
+        prediction, truth, void = (random_mask(rng, 12, 15) for _ in range(3))
+        clicked = [Click(int(rng.integers(12)), int(rng.integers(15)), True) for _ in range(2)]
+        found = next_click(prediction, truth, void, clicked)
+        if found is not None:
+            assert found == literal_next_click(prediction, truth, void, clicked)
+
+
+def test_first_click_is_the_middle_of_the_object_and_a_tie_is_negative():
+    truth = np.zeros((9, 9), bool)
+    truth[2:7, 2:7] = True
+    assert next_click(truth & False, truth) == Click(4, 4, True)
+    tie = np.zeros((9, 9), bool)
+    tie[0:3, 0:3] = True
+    assert next_click(tie, tie[::-1, ::-1]) == Click(1, 1, False)
+
+
+def test_no_click_where_nothing_is_wrong():
+    truth = np.ones((4, 4), bool)
+    assert next_click(truth, truth) is None
+    assert training_click(truth, truth, np.random.default_rng(0)) is None
+
+
+def test_void_pixels_are_not_clicked():
+    truth = np.zeros((8, 8), bool)
+    truth[:, :4] = True
+    assert next_click(truth & False, truth, void=truth) is None
+
+
+def test_training_click_lies_well_inside_the_larger_error():
+    rng = np.random.default_rng(2)
+    truth = np.zeros((40, 40), bool)
+    truth[5:35, 5:35] = True
+    for _ in range(50):
+        click = training_click(truth & False, truth, rng)
+        assert click.is_positive
+        depth = min(click.row - 4, 35 - click.row, click.col - 4, 35 - click.col)
+        assert depth > 15 / 2
+
+
+def test_sampled_clicks_lie_where_their_sign_says():
+    rng = np.random.default_rng(3)
+    config = ClickConfig()
+    counts = []
+    for _ in range(200):
+        mask, others = random_mask(rng), random_mask(rng)
+        clicks = sample_clicks(mask, others, rng, config)
+        positive = [click for click in clicks if click.is_positive]
+        assert all(mask[click.row, click.col] == click.is_positive for click in clicks)
+        assert bool(positive) == bool(mask.any())
+        assert max(len(positive), len(clicks) - len(positive)) <= config.max_clicks
+        counts.append(len(positive))
+    # 1 + a count with P(n) ~ 0.8^n for n < 24 has mean 4.9; the few empty masks lower it.
+    assert 4 < np.mean(counts) < 5.5
+
+
+def test_an_empty_object_has_no_positive_clicks():
+    nothing = np.zeros((20, 20), bool)
+    clicks = [sample_clicks(nothing, nothing, np.random.default_rng(i), ClickConfig()) for i in range(20)]
+    assert any(clicks)
+    assert not any(click.is_positive for each in clicks for click in each)
+
+
+@pytest.mark.parametrize(
+    ("clicks", "message"),
+    [
+        ([Click(1, 1, False)], "at least one positive click"),
+        ([], "at least one positive click"),
+        ([Click(1, 1, True), Click(10, 3, False)], "click 2 at row 10, col 3 lies outside"),
+        ([Click(-1, 1, True)], "outside the image of 10 rows and 20 columns"),
+        ([Click(math.nan, 1, True)], "outside"),
+    ],
+)
+def test_impossible_clicks_are_refused(clicks, message):
+    with pytest.raises(ClickError, match=message):
+        check_clicks(clicks, 10, 20)
+
+
+def test_unused_slots_are_marked_empty():
+    clicks = click_tensor([[Click(1, 2, True)], []], 3)
+    assert clicks.shape == (2, 3, 3)
+    assert clicks[0, 0].tolist() == [1, 2, 1]
+    assert torch.all(clicks[1, :, 2] == -1)

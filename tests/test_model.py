@@ -1,0 +1,202 @@
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from conftest import TINY_MODEL
+from safetensors.torch import save_file
+from timm.layers.patch_embed import resample_patch_embed
+
+from mst.clicks import Click, click_tensor
+from mst.config import ModelConfig
+from mst.errors import CheckpointError
+from mst.model import MST
+from mst.model.head import MLPHead
+from mst.model.mst import fusion_blocks
+from mst.model.patch_embed import PatchEmbed, PositionEmbed, resize_matrix
+from mst.model.weights import load_vit
+
+CLICKS = click_tensor([[Click(10, 20, True), Click(30, 5, False)], []], 4)
+
+
+def inputs(height=56, width=56):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, height, width, generator=generator)
+    return image, CLICKS, torch.rand(2, 1, height, width, generator=generator)
+
+
+def test_the_forward_names_its_intermediates():
+    output = MST(TINY_MODEL).eval()(*inputs())
+    assert output.logits.shape == (2, 1, 56, 56)
+    (stage,) = output.stages
+    assert stage.kernel.shape == (2, 192)
+    assert [each.patch_size for each in stage.selections] == [4, 14]
+    assert [each.scores.shape for each in stage.selections] == [(2, 196), (2, 16)]
+    assert [each.indices.shape for each in stage.selections] == [(2, 16), (2, 1)]
+    assert output.logits.isfinite().all()
+
+
+def test_without_extra_scales_it_is_the_baseline():
+    model = MST(TINY_MODEL.model_copy(update={"patch_sizes": ()})).eval()
+    assert not [name for name, _ in model.named_parameters() if "fusion" in name and "head" not in name]
+    assert model(*inputs()).stages == ()
+
+
+def test_every_parameter_gets_a_gradient():
+    model = MST(TINY_MODEL)
+    torch.nn.init.normal_(model.fusions["1"].update_scales.proj.weight)
+    torch.nn.init.normal_(model.fusions["1"].guide_base.proj.weight)
+    model(*inputs()).logits.square().sum().backward()
+    assert [name for name, each in model.named_parameters() if each.grad is None or not each.grad.any()] == []
+
+
+def test_images_need_not_be_square_but_fit_all_patches():
+    model = MST(TINY_MODEL).eval()
+    assert model(*inputs(56, 112)).logits.shape == (2, 1, 56, 112)
+    with pytest.raises(ValueError, match=r"\(56, 64\) are no multiples of the patch size 14"):
+        model(*inputs(56, 64))
+
+
+def test_clicks_and_previous_mask_change_the_prediction():
+    model = MST(TINY_MODEL).eval()
+    image, clicks, prev_mask = inputs()
+    reference = model(image, clicks, prev_mask).logits
+    for changed in (
+        model(image, clicks * torch.tensor([1, 1, 0]), prev_mask),
+        model(image, clicks, 1 - prev_mask),
+    ):
+        assert not torch.allclose(changed.logits, reference, atol=1e-4)
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    model = MST(TINY_MODEL).eval()
+    image, clicks, prev_mask = inputs()
+    together = model(image, clicks, prev_mask).logits
+    for sample in range(2):
+        one = slice(sample, sample + 1)
+        alone = model(image[one], clicks[one], prev_mask[one]).logits
+        torch.testing.assert_close(alone, together[one], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("depth", "stages", "places"),
+    [(12, 3, (3, 7, 11)), (24, 3, (7, 15, 23)), (12, 1, (11,)), (4, 4, (0, 1, 2, 3))],
+)
+def test_fusion_stands_before_the_4th_8th_and_12th_of_12_blocks(depth, stages, places):
+    assert fusion_blocks(depth, stages) == places
+
+
+def test_the_head_equals_fusion_after_upsampling():
+    torch.manual_seed(0)
+    head = MLPHead((4, 6, 8, 10), 5, dropout=0.1).eval()
+    features = [
+        torch.randn(2, width, side, side) for width, side in zip((4, 6, 8, 10), (28, 14, 7, 3), strict=True)
+    ]
+    upsampled = [
+        F.interpolate(F.relu(conv(each)), size=(28, 28), mode="bilinear")
+        for conv, each in zip(head.convs, features, strict=True)
+    ]
+    expected = head.conv_seg(F.relu(head.fusion_conv(torch.cat(upsampled, 1))))
+    torch.testing.assert_close(head(features), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), [(16, 8), (16, 28), (14, 16)])
+def test_the_kernel_is_resized_as_by_timm(old, new):
+    kernel = torch.randn(6, 3, old, old)
+    ours = (kernel.flatten(2) @ resize_matrix(old, new).mT).view(6, 3, new, new)
+    torch.testing.assert_close(ours, resample_patch_embed(kernel, [new, new]), atol=1e-4, rtol=1e-4)
+
+
+def test_a_larger_patch_of_an_enlarged_image_gives_the_same_token():
+    embed = PatchEmbed(3, 8, 8, [16])
+    image = torch.rand(1, 3, 8, 8)
+    enlarged = F.interpolate(image, scale_factor=2, mode="bicubic", antialias=True)
+    torch.testing.assert_close(embed(image, 8), embed(enlarged, 16), atol=1e-4, rtol=1e-4)
+
+
+def test_positions_of_the_stored_grid_are_returned_as_they_are():
+    positions = PositionEmbed((3, 4), 5)
+    assert torch.equal(positions((3, 4)), positions.grid.flatten(2).mT)
+    assert positions((6, 8)).shape == (1, 48, 5)
+
+
+def timm_vit(**options):
+    torch.manual_seed(0)
+    return timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=112,
+        depth=2,
+        num_classes=0,
+        no_embed_class=True,
+        class_token=True,
+        **options,
+    ).eval()
+
+
+def timm_names(model) -> dict[str, torch.Tensor]:
+    """The weights of a timm model in the form in which they are published: a position for the class token."""
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if state["pos_embed"].shape[1] == 49:
+        state["pos_embed"] = torch.cat([torch.zeros(1, 1, 192), state["pos_embed"]], 1)
+    return state
+
+
+def test_a_timm_vit_computes_the_same_tokens_here(tmp_path):
+    vit = timm_vit(init_values=0.5, global_pool="avg", fc_norm=False)
+    vit.cls_token.data.zero_()
+    save_file(timm_names(vit), tmp_path / "vit.safetensors")
+    config = ModelConfig(
+        size="tiny",
+        depth=2,
+        fusion_stages=1,
+        image_size=112,
+        patch_sizes=(),
+        layer_scale=True,
+        final_norm=True,
+    )
+    model = MST(config).eval()
+    report = load_vit(model, tmp_path / "vit.safetensors")
+    assert report.left_out == ["cls_token"]
+    assert report.resized == []
+
+    image = torch.rand(1, 3, 112, 112)
+    normalized = (image - model.mean) / model.std
+    tokens = model.patch_embed(normalized, 16) + model.pos_embed((7, 7))
+    for block in model.blocks:
+        tokens = block(tokens)
+    # timm attends to its class token as well: compare without it.
+    expected = vit.patch_embed(normalized) + vit.pos_embed
+    for block in vit.blocks:
+        expected = block(expected)
+    torch.testing.assert_close(model.norm(tokens), vit.norm(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_kernel_and_positions_are_resized_and_clicks_start_from_zero(tmp_path):
+    save_file(timm_names(timm_vit()), tmp_path / "vit.safetensors")
+    model = MST(TINY_MODEL)
+    report = load_vit(model, tmp_path / "vit.safetensors")
+    assert report.resized == ["patch_embed.proj.weight"]  # 112 / 16 and 56 / 8 have the same grid
+    assert report.left_out == ["cls_token", "norm.bias", "norm.weight"]
+    assert not any(parameter.any() for parameter in model.patch_embed_coords.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": "small"}, "has shape"),
+        ({"depth": 3}, "'blocks.2.attn.proj.bias' is missing"),
+        ({"depth": 1}, "'blocks.1.attn.proj.bias' has no place"),
+        ({"layer_scale": True}, "'blocks.0.ls1.gamma' is missing"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, change, message):
+    save_file(timm_names(timm_vit()), tmp_path / "vit.safetensors")
+    model = MST(ModelConfig(**{"size": "tiny", "depth": 2, "image_size": 112, "fusion_stages": 1, **change}))
+    with pytest.raises(CheckpointError, match=message):
+        load_vit(model, tmp_path / "vit.safetensors")
+
+
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
+    np.save(tmp_path / "weights.npy", np.zeros(3))
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load_vit(MST(TINY_MODEL), tmp_path / "weights.npy")

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from conftest import TINY_MODEL
+
+from mst.config import OptimConfig
+from mst.model import MST
+from mst.optim import build_optimizer, learning_rate, set_learning_rate, update_average
+
+
+def test_groups_hold_every_parameter_once_with_its_rate_and_decay():
+    model = MST(TINY_MODEL)
+    config = OptimConfig(lr=1.0, backbone_lr_scale=0.1, click_lr_scale=0.5, weight_decay=0.2)
+    groups = build_optimizer(model, config).param_groups
+    settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert len(settings) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    expected = {
+        "blocks.0.attn.qkv.weight": (0.1, 0.2),
+        "blocks.0.norm1.weight": (0.1, 0.0),
+        "pos_embed.grid": (0.1, 0.0),
+        "patch_embed_coords.proj.weight": (0.5, 0.2),
+        "head.conv_seg.weight": (1.0, 0.2),
+        "fusions.1.guide_base.query.bias": (1.0, 0.0),
+    }
+    parameters = dict(model.named_parameters())
+    assert {name: settings[id(parameters[name])] for name in expected} == expected
+
+
+def test_the_papers_steps_divide_by_ten_at_epochs_50_and_70():
+    config = OptimConfig()
+    rates = {epoch: learning_rate(epoch * 10, 10, 230, config) for epoch in (0, 49, 50, 69, 70, 229)}
+    assert rates == pytest.approx({0: 5e-6, 49: 5e-6, 50: 5e-7, 69: 5e-7, 70: 5e-8, 229: 5e-8})
+
+
+def test_warm_up_rises_and_cosine_falls_to_zero():
+    config = OptimConfig(lr=1.0, schedule="cosine", warmup_steps=10)
+    rates = [learning_rate(step, 10, 11, config) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_rate_keeps_the_groups_factors():
+    model = MST(TINY_MODEL)
+    optimizer = build_optimizer(model, OptimConfig(lr=1.0, backbone_lr_scale=0.1))
+    set_learning_rate(optimizer, 0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5, 0.05}
+
+
+def test_the_running_average_follows_the_weights():
+    model = torch.nn.Linear(2, 2)
+    average = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    update_average(average, model, decay=0.999, step=0)  # early: mostly the weights
+    torch.testing.assert_close(average["weight"], 0.9 * model.weight.detach())
+    for step in range(10_000, 10_010):
+        update_average(average, model, decay=0.5, step=step)
+    torch.testing.assert_close(average["weight"], model.weight.detach(), rtol=1e-3, atol=1e-4)

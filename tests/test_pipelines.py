@@ -1,0 +1,190 @@
+"""Training, sweeps and the registry on a real Ray cluster and a real MLflow database."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from mlflow import MlflowClient
+
+from mst.checkpoint import load_model, load_training_state, verify
+from mst.config import flatten, override
+from mst.errors import CheckpointError, ConfigError, DataError
+from mst.model import MST
+from pipelines.promote import promote
+from pipelines.storage import PROJECT, newest_checkpoint
+from pipelines.tracking import fetch_checkpoint, find_run
+from pipelines.train import Resources, check_run, train_driver
+from pipelines.tune import read_space, sweep
+from tune_spaces import tokens_and_losses
+
+
+@pytest.fixture
+def config(config):
+    return override(config, {"train.choose_by": "iou"})
+
+
+def test_two_workers_train_and_everything_is_logged(cluster, registry, config, tmp_path):
+    folder = tmp_path / "runs" / "both"
+    trained = train_driver(config, folder, Resources(num_workers=2), uri=registry)
+
+    assert sorted(each.name for each in folder.glob("epoch_*")) == ["epoch_00001", "epoch_00002"]
+    model, stored = load_model(trained.checkpoint)
+    assert isinstance(model, MST)
+    assert stored == config
+
+    client = MlflowClient(registry, registry)
+    run = client.get_run(trained.run.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.k_ratio"] == str(config.model.k_ratio)
+    assert set(run.data.params) == set(flatten(config))
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [0, 1, 2, 3]
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "val_noc90")] == [1, 3]
+    assert {
+        each.path.removeprefix("checkpoint/") for each in client.list_artifacts(run.info.run_id, "checkpoint")
+    } == {"model.safetensors", "config.json", "manifest.json"}
+
+    with pytest.raises(ConfigError, match="run 'both' is finished"):
+        train_driver(config, folder, Resources(), uri=registry)
+    with pytest.raises(ConfigError, match=r"other settings \(optim.lr: 0.001 -> 0.5\)"):
+        train_driver(override(config, {"optim.lr": 0.5}), folder, Resources(), uri=registry)
+
+    version = promote(registry, folder)
+    champion = client.get_model_version_by_alias("mst", "champion")
+    assert str(champion.version) == version
+    assert champion.tags["sha256"] == verify(trained.checkpoint)["sha256"]["model.safetensors"]
+    fetched, _ = load_model(fetch_checkpoint(registry, "models:/mst@champion", tmp_path / "fetched"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(fetched.state_dict()[name], value)
+
+
+def command(config, storage, name):
+    """The command line that trains this config in a process of its own."""
+
+    def text(value):
+        return (
+            ",".join(map(str, value)) if isinstance(value, tuple) else "null" if value is None else str(value)
+        )
+
+    settings = [f"--{key}={text(value)}" for key, value in flatten(config).items()]
+    script = [sys.executable, "pipelines/train.py", "--recipe", "demo", "--storage", str(storage)]
+    return [*script, "--name", name, *settings]
+
+
+def test_a_killed_run_goes_on_under_its_name_to_the_same_weights(cluster, registry, config, tmp_path):
+    config = override(config, {"train.epochs": 3})
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": registry,
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+    }
+    killed = subprocess.Popen(command(config, tmp_path, "killed"), cwd=PROJECT, env=environment)
+    while newest_checkpoint(tmp_path / "killed") is None:
+        assert killed.poll() is None
+        time.sleep(0.1)
+    killed.kill()
+    killed.wait()
+    assert not (tmp_path / "killed" / "epoch_00003").exists()
+
+    resumed = train_driver(config, tmp_path / "killed", Resources(), uri=registry)
+    undisturbed = train_driver(config, tmp_path / "undisturbed", Resources(), uri=registry)
+    states = [
+        load_training_state(tmp_path / name / "epoch_00003")["model"] for name in ("killed", "undisturbed")
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    client = MlflowClient(registry, registry)
+    steps = [
+        {point.step for point in client.get_metric_history(trained.run.run_id, "loss")}
+        for trained in (resumed, undisturbed)
+    ]
+    assert steps == [set(range(6))] * 2  # one run holds the whole curve
+
+
+def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, config, tmp_path):
+    space = {"model.k_ratio": ("0.1", "0.5"), "loss.contrastive": ("0", "1")}
+    folder = tmp_path / "runs" / "sweep"
+    ranking = sweep(config, space, folder, Resources(), uri=registry, trials=4, grace_epochs=1)
+
+    scores = [each["metrics"]["val_score"] for each in ranking]
+    assert len(ranking) == 4
+    assert scores == sorted(scores, reverse=True)
+    assert all(set(each["settings"]) == set(space) for each in ranking)
+    model, stored = load_model(Path(ranking[0]["checkpoint"]))
+    assert str(stored.model.k_ratio) == ranking[0]["settings"]["model.k_ratio"]
+    assert model.config == stored.model
+    assert json.dumps(ranking)
+
+    client = MlflowClient(registry, registry)
+    parent = find_run(registry, folder).run_id
+    experiment = client.get_run(parent).info.experiment_id
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert len(children) == 4
+    assert {child.info.status for child in children} <= {"FINISHED", "KILLED"}
+    for _ in range(50):  # the last workers take a moment to end
+        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
+            break
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+
+
+def test_a_workers_error_reaches_the_driver_as_it_is(cluster, registry, config, tmp_path):
+    config = override(config, {"data.root": str(tmp_path / "none")})
+    with pytest.raises(DataError, match="none is no folder"):
+        train_driver(config, tmp_path / "runs" / "broken", Resources(), uri=registry)
+    run = find_run(registry, tmp_path / "runs" / "broken")
+    assert MlflowClient(registry, registry).get_run(run.run_id).info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        (Resources(num_workers=3), "batch_size 8 is no multiple of 3 workers"),
+        (Resources(num_workers=4), "the workers need 4 CPUs, the cluster has 2"),
+        (Resources(use_gpu=True), "the workers need 1 GPUs, the cluster has 0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_at_once(cluster, config, tmp_path, resources, message):
+    with pytest.raises(ConfigError, match=message):
+        check_run(config, tmp_path / "run", resources)
+
+
+def test_a_space_is_checked_before_the_sweep(config, monkeypatch):
+    with pytest.raises(ConfigError, match="unknown search space 'none'; known are tokens_and_losses"):
+        read_space("none", config)
+    monkeypatch.setitem(tokens_and_losses.SPACE, "model.k_rato", ("0.1",))
+    with pytest.raises(ConfigError, match=r"did you mean 'model.k_ratio'"):
+        read_space("tokens_and_losses", config)
+
+
+def test_promoting_what_is_not_there_is_refused(registry, tmp_path):
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        promote(registry, tmp_path)
+    with pytest.raises(CheckpointError, match="models:/mst@champion"):
+        fetch_checkpoint(registry, "models:/mst@champion", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "demo", "--model.k_rato", "1"], "unknown setting 'model.k_rato'; did you mean"),
+        (["--recipe", "demo", "--model.k_ratio=2"], "setting 'model.k_ratio'"),
+        (["--recipe", "none"], "unknown recipe 'none'; known are demo"),
+        (["--recipe", "demo", "extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_of_error(arguments, message):
+    done = subprocess.run(
+        [sys.executable, "pipelines/train.py", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1

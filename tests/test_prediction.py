@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_MODEL
+
+from mst.clicks import Click
+from mst.config import EvalConfig
+from mst.errors import ClickError
+from mst.model import MST
+from mst.predictor import Prediction, Predictor, next_crop, paste
+from mst.zoom import Box, box_iou, zoom_box
+
+CONFIG = EvalConfig()
+
+
+def mask_of(top, left, bottom, right, shape=(100, 200)):
+    mask = np.zeros(shape, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_zoom_widens_the_objects_box():
+    assert zoom_box(mask_of(40, 80, 60, 120), [Click(50, 100, True)], None, CONFIG) == Box(36, 72, 64, 128)
+
+
+def test_zoom_holds_positive_clicks_and_the_smallest_side():
+    mask = mask_of(50, 100, 52, 102)
+    assert zoom_box(mask, [Click(50, 100, True)], None, CONFIG) == Box(41, 91, 61, 111)
+    far = zoom_box(mask, [Click(50, 150, True), Click(90, 10, False)], None, CONFIG)
+    assert far.contains(Click(50, 150, True))
+    assert not far.contains(Click(90, 10, False))
+
+
+def test_zoom_stays_inside_the_image_and_sees_all_where_nothing_is_predicted():
+    assert zoom_box(mask_of(0, 0, 100, 150), [], None, CONFIG) == Box(0, 0, 100, 180)
+    assert zoom_box(mask_of(0, 0, 0, 0), [Click(5, 5, True)], None, CONFIG) == Box(0, 0, 100, 200)
+
+
+def test_the_last_zoom_is_kept_while_it_fits():
+    clicks = [Click(50, 100, True)]
+    mask = mask_of(40, 80, 60, 120)
+    near = Box(30, 70, 70, 130)
+    assert zoom_box(mask, clicks, near, CONFIG) == near
+    assert zoom_box(mask, clicks, Box(0, 0, 100, 200), CONFIG) == Box(36, 72, 64, 128)  # far too wide
+    outside = [*clicks, Click(71, 100, True)]
+    assert zoom_box(mask, outside, near, CONFIG) != near
+
+
+def test_box_iou():
+    assert box_iou(Box(0, 0, 10, 10), Box(0, 5, 10, 15)) == pytest.approx(1 / 3)
+    assert box_iou(Box(0, 0, 10, 10), Box(20, 20, 30, 30)) == 0
+
+
+def image_and_model():
+    torch.manual_seed(0)
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    return image, Predictor(MST(TINY_MODEL), CONFIG)
+
+
+def test_the_first_crop_is_the_whole_image_and_clicks_keep_their_pixel():
+    image, _ = image_and_model()
+    crop = next_crop(image, [Click(0, 129, True)], None, 56, CONFIG)
+    assert crop.image.shape == (56, 56, 3)
+    assert crop.box is None
+    assert not crop.prev_mask.any()
+    # Pixel centres at half a pixel: the corner pixel stays in the corner.
+    assert crop.clicks[0].row == pytest.approx(0.5 * 56 / 90 - 0.5)
+    assert crop.clicks[0].col == pytest.approx(56 - 0.5 * 56 / 130 - 0.5)
+
+
+def test_a_zoomed_crop_shows_the_box_and_is_pasted_back_into_it():
+    image, _ = image_and_model()
+    probabilities = np.where(mask_of(20, 40, 50, 80, image.shape[:2]), 0.9, 0.1).astype(np.float32)
+    clicks = [Click(30, 60, True), Click(10, 10, False)]
+    previous = Prediction((clicks[0],), probabilities, None)
+    crop = next_crop(image, clicks, previous, 56, CONFIG)
+    assert crop.box == Box(14, 32, 56, 88)
+    assert crop.prev_mask.mean() == pytest.approx(probabilities[14:56, 32:88].mean(), abs=1e-3)
+    pasted = paste(crop, np.ones((56, 56), np.float32), clicks, image.shape[:2])
+    np.testing.assert_array_equal(pasted.mask(0.5), mask_of(14, 32, 56, 88, image.shape[:2]))
+
+
+def test_without_zoom_every_crop_is_the_whole_image():
+    image, _ = image_and_model()
+    previous = Prediction((), mask_of(20, 40, 50, 80, image.shape[:2]).astype(np.float32), None)
+    config = EvalConfig(zoom=False)
+    assert next_crop(image, [Click(30, 60, True)], previous, 56, config).box is None
+
+
+def test_going_on_equals_replaying():
+    image, predictor = image_and_model()
+    clicks = [Click(30, 60, True), Click(10, 10, False), Click(70, 100, True)]
+    replayed = predictor.predict(image, clicks)
+    step = None
+    for number in range(1, 4):
+        step = predictor.predict(image, clicks[:number], step)
+    assert step.box == replayed.box
+    np.testing.assert_array_equal(step.probabilities, replayed.probabilities)
+
+
+def test_a_prediction_of_other_clicks_is_not_gone_on_with():
+    image, predictor = image_and_model()
+    other = predictor.predict(image, [Click(80, 10, True)])
+    clicks = [Click(30, 60, True), Click(10, 10, False)]
+    np.testing.assert_array_equal(
+        predictor.predict(image, clicks, other).probabilities, predictor.predict(image, clicks).probabilities
+    )
+
+
+def test_undo_is_a_shorter_list():
+    image, predictor = image_and_model()
+    segment = predictor.open(image)
+    first = segment([Click(30, 60, True)])
+    segment([Click(30, 60, True), Click(70, 100, True)])
+    np.testing.assert_array_equal(segment([Click(30, 60, True)]), first)
+
+
+def test_clicks_without_a_positive_one_are_refused():
+    image, predictor = image_and_model()
+    with pytest.raises(ClickError, match="at least one positive"):
+        predictor.predict(image, [Click(1, 1, False)])
+    with pytest.raises(ClickError, match="outside"):
+        predictor.predict(image, [Click(1, 130, True)])
+
+
+def test_the_score_is_the_iou_that_the_probabilities_expect():
+    rng = np.random.default_rng(0)
+    probabilities = rng.random((200, 200)).astype(np.float32)
+    prediction = Prediction((), probabilities, None)
+    mask = prediction.mask(0.5)
+    truths = [rng.random((200, 200)) < probabilities for _ in range(20)]
+    ious = [(mask & truth).sum() / (mask | truth).sum() for truth in truths]
+    assert prediction.score(0.5) == pytest.approx(np.mean(ious), abs=0.01)
+    assert Prediction((), np.zeros((4, 4), np.float32), None).score(0.5) == 0
+
+
+def test_prediction_leaves_training_mode():
+    model = MST(TINY_MODEL).train()
+    assert not Predictor(model, CONFIG).model.training

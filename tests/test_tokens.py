@@ -1,0 +1,174 @@
+"""Each function of `mst.model.tokens` against its equation, taken literally: loops and one-hot matrices."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from mst.clicks import Click, click_tensor
+from mst.model.fusion import FusionStage, downsample
+from mst.model.patch_embed import Scale
+from mst.model.tokens import (
+    chosen_scale,
+    gather_tokens,
+    reference_kernel,
+    similarity,
+    straight_through,
+    top_k,
+)
+
+PATCH, ROWS, COLS, DIM = 16, 5, 7, 12
+
+CLICKS = [
+    [],  # none at all
+    [Click(3, 3, False)],  # none that is positive
+    [Click(0, 0, True)],
+    [Click(ROWS * PATCH - 1, COLS * PATCH - 1, True), Click(20, 20, False)],  # the last row and column
+    [Click(17, 33, True), Click(18, 34, True), Click(70, 5, True)],  # twice into one token
+    [Click(200, 3, True), Click(40, 40, True)],  # one outside, as after zoom-in
+    [Click((7 * i) % 80, (11 * i) % 112, i % 3 > 0) for i in range(24)],
+]
+
+
+def base_tokens() -> Scale:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(len(CLICKS), ROWS * COLS, DIM, generator=generator, requires_grad=True)
+    return Scale(PATCH, (ROWS, COLS), tokens, torch.zeros(1, ROWS * COLS, DIM))
+
+
+def literal_kernel(tokens: Tensor, clicks: list[Click]) -> Tensor:
+    """Eq. 2: f_kernel = 1/N sum_i f_b[pos(i)]."""
+    clicked = [
+        tokens[int(click.row // PATCH) * COLS + int(click.col // PATCH)]
+        for click in clicks
+        if click.is_positive and click.row < ROWS * PATCH and click.col < COLS * PATCH
+    ]
+    return torch.stack(clicked).sum(0) / len(clicked) if clicked else tokens.mean(0)
+
+
+def test_reference_kernel_is_equation_2():
+    base = base_tokens()
+    kernel = reference_kernel(base, click_tensor(CLICKS, 24))
+    expected = torch.stack([literal_kernel(*each) for each in zip(base.tokens, CLICKS, strict=True)])
+    torch.testing.assert_close(kernel, expected)
+    (gradient,) = torch.autograd.grad((kernel**2).sum(), base.tokens)
+    (wanted,) = torch.autograd.grad((expected**2).sum(), base.tokens)
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_similarity_is_equation_3():
+    kernel, tokens = torch.randn(2, DIM), torch.randn(2, 9, DIM)
+    scores = similarity(kernel, tokens)
+    for sample in range(2):
+        for index in range(9):
+            q, f = kernel[sample].tolist(), tokens[sample, index].tolist()
+            cosine = sum(a * b for a, b in zip(q, f, strict=True)) / (math.hypot(*q) * math.hypot(*f))
+            assert scores[sample, index].item() == pytest.approx(1 / (1 + math.exp(-cosine)), abs=1e-6)
+
+
+@pytest.mark.parametrize(("length", "ratio", "kept"), [(3136, 1 / 12, 261), (256, 1 / 12, 21), (4, 0.01, 1)])
+def test_top_k_is_equation_4(length, ratio, kept):
+    scores = torch.rand(2, length)
+    best, indices = top_k(scores, ratio)
+    assert best.shape == indices.shape == (2, kept)
+    torch.testing.assert_close(best, scores.sort(descending=True).values[:, :kept])
+    torch.testing.assert_close(best, scores.gather(1, indices))
+
+
+def one_hot_selection(scores: Tensor, tokens: Tensor, kept: int) -> Tensor:
+    """Eq. 5: S_j^k f_j; row i of S is one-hot at the i-th best token, with the score's gradient."""
+    rows = []
+    for index in scores.detach().argsort(descending=True)[:kept].tolist():
+        one_hot = torch.zeros_like(scores)
+        one_hot[index] = 1
+        rows.append(one_hot * (1 + (scores[index] - scores[index].detach())))
+    return torch.stack(rows) @ tokens
+
+
+def test_selection_by_gather_is_equation_5_in_value_and_gradient():
+    tokens = torch.randn(3, 20, DIM, requires_grad=True)
+    scores = torch.rand(3, 20, requires_grad=True)
+    weight = torch.randn(3, 5, DIM)
+
+    best, indices = top_k(scores, 0.25)
+    selected = gather_tokens(tokens, indices) * straight_through(best)[..., None]
+    expected = torch.stack([one_hot_selection(s, f, 5) for s, f in zip(scores, tokens, strict=True)])
+
+    assert torch.equal(selected, gather_tokens(tokens, indices))  # forward: the selected tokens exactly
+    torch.testing.assert_close(selected, expected)
+    found = torch.autograd.grad((selected * weight).sum(), (scores, tokens))
+    wanted = torch.autograd.grad((expected * weight).sum(), (scores, tokens))
+    assert all(gradient.abs().sum() > 0 for gradient in found)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_scale_with_the_highest_mean_score_is_chosen_for_each_sample():
+    tiny = torch.tensor([[0.9, 0.1], [0.6, 0.6]])
+    large = torch.tensor([[0.6, 0.6, 0.6], [0.5, 0.5, 0.5]])
+    chosen, means = chosen_scale([tiny, large])
+    assert chosen.tolist() == [1, 0]
+    torch.testing.assert_close(means, torch.tensor([[0.5, 0.6], [0.6, 0.5]]))
+
+
+def test_downsampling_averages_blocks_of_sixteen_and_what_is_left():
+    tokens = torch.arange(25.0).view(1, 25, 1)
+    pooled = downsample(tokens, (5, 5))
+    image = tokens.view(5, 5)
+    expected = [image[:4, :4].mean(), image[:4, 4:].mean(), image[4:, :4].mean(), image[4:, 4:].mean()]
+    torch.testing.assert_close(pooled.flatten(), torch.stack(expected))
+
+
+def fusion_stage(ratio: float = 0.25) -> FusionStage:
+    torch.manual_seed(1)
+    stage = FusionStage(DIM, num_heads=3, k_ratio=ratio)
+    for attention in (stage.update_scales, stage.guide_base):  # they start at zero, which would hide all
+        torch.nn.init.normal_(attention.proj.weight)
+    return stage
+
+
+def scales(batch: int, sides: tuple[int, ...] = (8, 4)) -> list[Scale]:
+    return [
+        Scale(56 // side, (side, side), torch.randn(batch, side * side, DIM, requires_grad=True),
+              torch.randn(1, side * side, DIM))
+        for side in sides
+    ]  # fmt: skip
+
+
+def test_fusion_equals_a_sample_by_sample_version_with_only_the_chosen_scale():
+    stage, base = fusion_stage(), base_tokens()
+    extra = scales(len(CLICKS))
+    clicks = click_tensor(CLICKS, 24)
+    updated, new_scales, trace = stage(base, extra, clicks)
+    assert set(trace.chosen.tolist()) == {0, 1}  # both scales are chosen by some sample
+    for sample in range(len(CLICKS)):
+        number = int(trace.chosen[sample])
+        selection, scale = trace.selections[number], extra[number]
+        positions = scale.positions[0, selection.indices[sample]]
+        context = (selection.tokens[sample] + positions)[None]
+        mine = base.tokens[sample : sample + 1]
+        torch.testing.assert_close(
+            updated.tokens[sample : sample + 1], mine + stage.guide_base(mine, context)
+        )
+    pooled = downsample(base.tokens, base.grid)
+    for before, after in zip(extra, new_scales, strict=True):
+        torch.testing.assert_close(after.tokens, before.tokens + stage.update_scales(before.tokens, pooled))
+
+
+def test_gradients_reach_the_scores_and_the_choice_of_scale():
+    stage, base = fusion_stage(), base_tokens()
+    extra = scales(len(CLICKS))
+    updated, _, trace = stage(base, extra, click_tensor(CLICKS, 24))
+    gradients = torch.autograd.grad(updated.tokens.square().sum(), [s.scores for s in trace.selections])
+    for number, gradient in enumerate(gradients):
+        reached = gradient.abs().sum(1) > 0
+        assert torch.equal(reached, trace.chosen == number)
+
+
+@pytest.mark.parametrize("sides", [(8,), (8, 4), (8, 4, 2)])
+def test_any_number_of_scales_and_a_single_token_are_finite(sides):
+    stage, base = fusion_stage(ratio=0.001), base_tokens()
+    updated, _, trace = stage(base, scales(len(CLICKS), sides), click_tensor(CLICKS, 24))
+    assert all(selection.tokens.shape[1] == 1 for selection in trace.selections)
+    assert updated.tokens.isfinite().all()

@@ -1,0 +1,138 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mst.config import DataConfig, override
+from mst.data.augment import View, choose_view, recolour
+from mst.data.sampler import SampleKey, Shard, ShardedBatches, epoch_order
+from mst.data.sources import read_records
+from mst.data.training_set import TrainingSet
+from mst.errors import DataError
+
+
+@pytest.fixture
+def records(config):
+    return read_records(config.data.train, Path(config.data.root))
+
+
+def test_a_view_cuts_resizes_pads_and_mirrors():
+    image = np.zeros((10, 20, 3), np.uint8)
+    image[:, 10:] = 200
+    right_half = View((0, 10, 10, 20), size=5, flip=False).of_image(image)
+    assert right_half.shape == (5, 5, 3)
+    assert (right_half == 200).all()
+    beyond = View((-10, 0, 10, 20), size=20, flip=False).of_image(image)
+    assert (beyond[:10] == 0).all()
+    assert (beyond[10:, 10:] == 200).all()
+    mirrored = View((0, 0, 10, 20), size=10, flip=True).of_mask(image[..., 0] > 0)
+    np.testing.assert_array_equal(mirrored[0], [True] * 5 + [False] * 5)
+
+
+@pytest.mark.parametrize("share", ["crop_whole", "crop_object"])
+def test_views_lie_where_their_kind_says(share):
+    config = DataConfig(**{share: 1.0})
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        view = choose_view(100, 200, [(40, 80, 60, 120)], 64, config, rng)
+        if share == "crop_whole":
+            assert view.box == (0, 0, 100, 200)
+        else:
+            assert view.box[0] <= 40
+            assert view.box[1] <= 80
+            assert view.box[2] >= 60
+            assert view.box[3] >= 120
+
+
+def test_random_crops_scale_with_the_image_size():
+    config = DataConfig(resize=(1.0, 1.0))
+    for size in (112, 448):
+        view = choose_view(480, 640, [], size, config, np.random.default_rng(0))
+        assert view.box[2] - view.box[0] == 448
+
+
+def test_recolouring_stays_in_range_and_does_nothing_when_switched_off():
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    changed = recolour(image, DataConfig(brightness=1.0, contrast=1.0), np.random.default_rng(1))
+    assert changed.dtype == np.uint8
+    assert (changed != image).any()
+    off = DataConfig(brightness=0, contrast=0, rgb_shift=0)
+    np.testing.assert_array_equal(recolour(image, off, np.random.default_rng(1)), image)
+
+
+def test_the_same_key_gives_the_same_sample(records, config):
+    key = SampleKey(epoch=3, position=5, record=1)
+    one, other = (TrainingSet(records, config)[key] for _ in range(2))
+    for first, second in zip(one, other, strict=True):
+        assert torch.equal(first, second)
+    assert not torch.equal(one.image, TrainingSet(records, config)[key._replace(epoch=4)].image)
+
+
+def test_a_sample_has_the_shapes_that_a_batch_documents(records, config):
+    sample = TrainingSet(records, config)[SampleKey(0, 0, 0)]
+    assert (sample.image.shape, sample.image.dtype) == ((3, 56, 56), torch.uint8)
+    assert sample.mask.shape == (1, 56, 56)
+    assert set(sample.mask.unique().tolist()) <= {0.0, 1.0}
+    assert sample.clicks.shape == (2 * 3 + 1, 3)
+
+
+def test_positive_clicks_lie_on_the_mask(records, config):
+    training_set = TrainingSet(records, config)
+    for position in range(30):
+        sample = training_set[SampleKey(0, position, position % len(records))]
+        for row, col, label in sample.clicks.tolist():
+            if label != -1:
+                assert sample.mask[0, int(row), int(col)] == label
+
+
+def test_a_broken_image_is_replaced_and_counted(records, config, tmp_path, caplog):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(records[0].path.read_bytes()[:500])
+    damaged = [replace(records[0], path=broken), *records[1:]]
+    config = override(config, {"data.crop_whole": 1.0, "data.background": 0.0})
+    sample = TrainingSet(damaged, config)[SampleKey(0, 0, 0)]
+    assert sample.skipped >= 1
+    assert sample.mask.any()
+    assert "left out of training" in caplog.text
+    assert "broken.jpg" in caplog.text
+
+
+def test_a_set_without_usable_objects_says_so(records, config):
+    config = override(config, {"data.min_area": 1.0, "data.background": 0.0, "data.crop_whole": 1.0})
+    with pytest.raises(DataError, match=r"50 images in a row gave no object .* lower data.min_area"):
+        TrainingSet(records, config)[SampleKey(0, 0, 0)]
+
+
+def test_background_samples_have_no_object(records, config):
+    config = override(config, {"data.background": 1.0})
+    sample = TrainingSet(records, config)[SampleKey(0, 0, 0)]
+    assert not sample.mask.any()
+    assert not (sample.clicks[:, 2] == 1).any()
+
+
+def test_every_image_is_drawn_once_before_any_is_drawn_again():
+    order = epoch_order(num_records=10, samples=25, seed=0, epoch=0)
+    assert sorted(order[:10]) == list(range(10))
+    assert sorted(order[10:20]) == list(range(10))
+    assert order == epoch_order(10, 25, 0, 0)
+    assert order != epoch_order(10, 25, 0, 1)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_workers_share_each_step_whatever_their_number(world_size):
+    def batches(shard):
+        return list(ShardedBatches(10, 24, 8, seed=0, epoch=2, shard=shard))
+
+    whole = batches(Shard())
+    parts = [batches(Shard(rank, world_size)) for rank in range(world_size)]
+    assert len(whole) == 3
+    for step, keys in enumerate(whole):
+        shared = [key for part in parts for key in part[step]]
+        assert sorted(shared) == sorted(keys)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="batch_size 8 is no multiple of the 3 workers"):
+        ShardedBatches(10, 24, 8, seed=0, epoch=0, shard=Shard(0, 3))

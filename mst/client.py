@@ -4,6 +4,7 @@ client = Client("http://127.0.0.1:8000")
 mask = client.segment(image, [Click(row=80, col=120, is_positive=True)]).mask
 """
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,8 @@ from pycocotools import mask as coco_mask
 
 from mst.clicks import Click, Mask
 from mst.data.images import RGB
-from mst.errors import MSTError
+from mst.errors import ServerError
 from mst.predictor import Segment
-
-
-class ServerError(MSTError):
-    """The server refused a request, or could not be reached; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,7 @@ class Client:
         Raises:
             ServerError: the server refused it or could not be reached.
         """
-        done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        assert done
-        return str(self._post("/v1/images", content=data.tobytes())["image_id"])
+        return str(self._post("/v1/images", content=_png(image))["image_id"])
 
     def mask(self, image_id: str, clicks: Sequence[Click]) -> Segmentation:
         """Return the mask of the object that the clicks mean, on a stored image.
@@ -65,14 +60,16 @@ class Client:
         Raises:
             ServerError: the server refused the clicks or could not be reached.
         """
-        sent = [{"x": click.col, "y": click.row, "is_positive": click.is_positive} for click in clicks]
-        reply = self._post(f"/v1/images/{image_id}/mask", json={"clicks": sent, "format": "rle"})
-        mask = np.asarray(coco_mask.decode(reply["mask"]), dtype=bool)
-        return Segmentation(mask, reply["score"], f"{reply['model']['name']}/{reply['model']['version']}")
+        return _read(self._post(f"/v1/images/{image_id}/mask", json=_request(clicks)))
 
     def segment(self, image: RGB, clicks: Sequence[Click]) -> Segmentation:
-        """Return the mask of the object that the clicks mean, on an image (H, W, 3)."""
-        return self.mask(self.upload(image), clicks)
+        """Return the mask of the object that the clicks mean, on an image (H, W, 3), in one call.
+
+        Raises:
+            ServerError: the server refused the image or the clicks, or could not be reached.
+        """
+        encoded = base64.b64encode(_png(image)).decode()
+        return _read(self._post("/v1/segment", json={"image": encoded, **_request(clicks)}))
 
     def open(self, image: RGB) -> Segment:
         """Return a function from clicks on this image to a mask, as `mst.evaluation` takes it."""
@@ -88,3 +85,19 @@ class Client:
             raise ServerError(f"{path}: {reply.status_code} {reply.text}")
         answer: dict[str, Any] = reply.json()
         return answer
+
+
+def _png(image: RGB) -> bytes:
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert done
+    return data.tobytes()
+
+
+def _request(clicks: Sequence[Click]) -> dict[str, Any]:
+    sent = [{"x": click.col, "y": click.row, "is_positive": click.is_positive} for click in clicks]
+    return {"clicks": sent, "format": "rle"}
+
+
+def _read(reply: dict[str, Any]) -> Segmentation:
+    mask = np.asarray(coco_mask.decode(reply["mask"]), dtype=bool)
+    return Segmentation(mask, reply["score"], f"{reply['model']['name']}/{reply['model']['version']}")

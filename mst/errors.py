@@ -6,7 +6,8 @@ MSTError
 |   `-- ImageError   one image cannot be read
 |       `-- ImageTooLargeError
 |-- ClickError       a list of clicks that no mask can be predicted from
-`-- CheckpointError  a checkpoint is damaged, or made for another architecture
+|-- CheckpointError  a checkpoint is damaged, or made for another architecture
+`-- ServerError      a server refused a request, or could not be reached
 """
 
 
@@ -36,3 +37,7 @@ class ClickError(MSTError, ValueError):
 
 class CheckpointError(MSTError, ValueError):
     """A checkpoint is damaged, incomplete, or made for another architecture."""
+
+
+class ServerError(MSTError):
+    """A server refused a request, or could not be reached."""

@@ -34,7 +34,8 @@ def main() -> None:
             _, info = fetch_model(settings, Path(folder))
     except MSTError as error:
         sys.exit(f"error: {error}")
-    ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray.init(logging_level=logging.ERROR, log_to_driver=False)
     serve.start(http_options={"host": host, "port": port})
     serve.run(build(settings), logging_config={"log_level": "WARNING"})
     print(f"serving {info.name} version {info.version} at http://{host}:{port}, API at /docs", flush=True)

@@ -1,11 +1,12 @@
-"""The deployment that speaks HTTP: checks what comes in, asks the segmenter, encodes what goes out."""
+"""The HTTP interface: checks what comes in, asks the segmenter, encodes what goes out."""
 
 import asyncio
 import base64
 import binascii
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from ray import serve
-from ray.serve.handle import DeploymentHandle
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from mst import __version__
 from mst.clicks import Click
@@ -26,80 +27,49 @@ from serve.registry import ModelInfo
 from serve.schemas import ClickIn, ImageInfo, MaskReply, MaskRequest, SegmentRequest, Timing
 from serve.segmenter import Description
 from serve.session import Sessions
-from serve.settings import ServeSettings
-from serve.store import ImageStore
 
 _WEB = Path(__file__).parent / "web"
 _IMAGE_BODY = {"requestBody": {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
 
-app = FastAPI(
-    title="MST: click-based interactive segmentation",
-    version=__version__,
-    description="Store an image, send the list of clicks on an object, get its mask.",
-)
-app.add_middleware(LimitBody)
-app.mount("/web", StaticFiles(directory=_WEB), name="web")
+Describe = Callable[[], Awaitable[Description]]
 
 
-@app.exception_handler(RequestValidationError)
-async def explain_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Name each wrong field; the input itself is left out, as it may not even be JSON (NaN)."""
-    detail = [{"loc": each["loc"], "msg": each["msg"], "type": each["type"]} for each in error.errors()]
-    return JSONResponse({"detail": detail}, status_code=422)
-
-
-@app.exception_handler(ImageError)
-async def explain_image(request: Request, error: ImageError) -> JSONResponse:
-    """Answer 413 to an image that is too large, 415 to what is no image."""
-    status = 413 if isinstance(error, ImageTooLargeError) else 415
-    return JSONResponse({"detail": str(error)}, status_code=status)
-
-
-@serve.ingress(app)
-class Api:
-    """The HTTP interface.
+class Handlers:
+    """What answers the requests.
 
     Args:
-        segmenter: the deployment that holds the model.
-        settings: of the server.
+        sessions: images and predictions.
+        describe: asks the segmenter which model it holds.
     """
 
-    def __init__(self, segmenter: DeploymentHandle, settings: ServeSettings) -> None:
-        self.max_bytes = settings.max_bytes
-        self._segmenter = segmenter
-        self._sessions = Sessions(settings, ImageStore(Path(settings.image_store)), segmenter.predict.remote)
+    def __init__(self, sessions: Sessions, describe: Describe) -> None:
+        self._sessions, self._ask = sessions, describe
         self._model: Description | None = None
 
-    @app.get("/", include_in_schema=False)
     async def page(self) -> FileResponse:
         """Return the page on which a person clicks."""
         return FileResponse(_WEB / "index.html")
 
-    @app.get("/favicon.ico", include_in_schema=False)
     async def icon(self) -> FileResponse:
         """Return the page's icon."""
         return FileResponse(_WEB / "icon.svg", media_type="image/svg+xml")
 
-    @app.get("/healthz")
     async def health(self) -> dict[str, str]:
         """Answer as long as this process lives."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses={503: {"description": "the model is not loaded"}})
     async def ready(self) -> ModelInfo:
         """Answer which model is served, once it can answer clicks."""
         try:
             return (await asyncio.wait_for(self._describe(), timeout=2)).info
-        except Exception as error:
+        except (TimeoutError, RayServeException, RayError) as error:
             raise HTTPException(503, "the model is not loaded") from error
 
-    @app.post("/v1/images", status_code=201, openapi_extra=_IMAGE_BODY)
     async def put_image(self, request: Request) -> ImageInfo:
         """Store an image, the body of the request; the same image always has the same id."""
         image_id, image = await self._sessions.add_image(await request.body())
         return ImageInfo(image_id=image_id, width=image.shape[1], height=image.shape[0])
 
-    @app.post("/v1/images/{image_id}/mask")
     async def mask_of_image(self, image_id: str, body: MaskRequest) -> MaskReply:
         """Return the mask of the object that the clicks mean, on a stored image."""
         start = time.perf_counter()
@@ -108,7 +78,6 @@ class Api:
             raise HTTPException(404, f"no image '{image_id}'; store it with POST /v1/images")
         return await self._mask(image_id, image, body, start)
 
-    @app.post("/v1/segment")
     async def segment(self, body: SegmentRequest) -> MaskReply:
         """Return the mask of the object that the clicks mean, on the image in the request."""
         start = time.perf_counter()
@@ -135,8 +104,48 @@ class Api:
 
     async def _describe(self) -> Description:
         if self._model is None:
-            self._model = await self._segmenter.describe.remote()
+            self._model = await self._ask()
         return self._model
+
+
+def build_api(handlers: Handlers, max_bytes: int) -> FastAPI:
+    """Route requests to their handlers.
+
+    Args:
+        handlers: what answers.
+        max_bytes: of a request's body.
+    """
+    app = FastAPI(
+        title="MST: click-based interactive segmentation",
+        version=__version__,
+        description="Store an image, send the list of clicks on an object, get its mask.",
+    )
+    get, post = partial(app.add_api_route, methods=["GET"]), partial(app.add_api_route, methods=["POST"])
+    get("/", handlers.page, include_in_schema=False)
+    get("/favicon.ico", handlers.icon, include_in_schema=False)
+    get("/healthz", handlers.health)
+    get("/readyz", handlers.ready, responses={503: {"description": "the model is not loaded"}})
+    post("/v1/images", handlers.put_image, status_code=201, openapi_extra=_IMAGE_BODY)
+    post("/v1/images/{image_id}/mask", handlers.mask_of_image)
+    post("/v1/segment", handlers.segment)
+    app.mount("/web", StaticFiles(directory=_WEB), name="web")
+    app.add_exception_handler(RequestValidationError, _explain_invalid)
+    app.add_exception_handler(ImageError, _explain_image)
+    app.add_middleware(LimitBody, max_bytes=max_bytes)
+    return app
+
+
+async def _explain_invalid(request: Request, error: Exception) -> JSONResponse:
+    """Name each wrong field; the input itself is left out, as it may not even be JSON (NaN)."""
+    assert isinstance(error, RequestValidationError)
+    detail = [{"loc": each["loc"], "msg": each["msg"], "type": each["type"]} for each in error.errors()]
+    return JSONResponse({"detail": detail}, status_code=422)
+
+
+async def _explain_image(request: Request, error: Exception) -> JSONResponse:
+    """Answer 413 to an image that is too large, 415 to what is no image."""
+    status = 413 if isinstance(error, ImageTooLargeError) else 415
+    return JSONResponse({"detail": str(error)}, status_code=status)
 
 
 def _clicks_on(image: RGB, clicks: Sequence[ClickIn]) -> list[Click]:

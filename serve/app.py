@@ -1,11 +1,39 @@
 """The application: `serve run serve.app:build model=models:/mst@champion`."""
 
+from pathlib import Path
+
+from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
 
-from serve.api import Api
+from serve.api import Handlers, build_api
 from serve.segmenter import Segmenter
+from serve.session import Sessions
 from serve.settings import ServeSettings
+from serve.store import ImageStore
+
+_MAX_HTTP_REQUESTS = 100  # that one ingress replica has in hand; they mostly wait
+
+
+@serve.ingress()
+class Ingress:
+    """The deployment that speaks HTTP.
+
+    Args:
+        segmenter: the deployment that holds the model.
+        settings: of the server.
+    """
+
+    def __init__(self, segmenter: DeploymentHandle, settings: ServeSettings) -> None:
+        store = ImageStore(Path(settings.image_store))
+        sessions = Sessions(settings, store, segmenter.predict.remote)
+        self._handlers = Handlers(sessions, segmenter.describe.remote)
+        self._max_bytes = settings.max_bytes
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return what answers; Ray Serve calls this once, in the replica."""
+        return build_api(self._handlers, self._max_bytes)
 
 
 def build(settings: ServeSettings) -> Application:
@@ -20,5 +48,7 @@ def build(settings: ServeSettings) -> Application:
         },
         max_ongoing_requests=2 * settings.max_batch,
     )(Segmenter)
-    api = serve.deployment(name="Api", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=100)(Api)
-    return api.bind(segmenter.bind(settings), settings)
+    ingress = serve.deployment(
+        name="Ingress", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=_MAX_HTTP_REQUESTS
+    )(Ingress)
+    return ingress.bind(segmenter.bind(settings), settings)

@@ -1,25 +1,24 @@
 """Bodies that are too large are refused while they arrive."""
 
 from fastapi import HTTPException
-from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class LimitBody:
-    """ASGI middleware: 413 for a body of more bytes than the deployment's `max_bytes`.
+    """ASGI middleware: 413 for a body of more than `max_bytes` bytes.
 
     The exception is raised where the body is read, inside the application, which turns it into a reply.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit: int = getattr(serve.get_replica_context().servable_object, "max_bytes")  # noqa: B009
+        limit = self._max_bytes
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         received = int(declared) if declared.isdigit() and int(declared) > limit else 0
 

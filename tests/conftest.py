@@ -1,17 +1,25 @@
 """Small data and small models that the tests share."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import ray
 import torch
+from ray import serve
 
+from mst.checkpoint import save_checkpoint
 from mst.clicks import Mask
 from mst.config import Config, ModelConfig, override
+from mst.data.images import RGB
 from mst.data.synthetic import write_data_set
+from mst.model import MST
 from pipelines.cluster import connect
+from serve.app import build
+from serve.settings import ServeSettings
 
 torch.set_num_threads(2)
 
@@ -73,3 +81,48 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A model of random weights, scaled up so that its masks have many parts."""
+    torch.manual_seed(0)
+    model = MST(TINY_MODEL)
+    with torch.no_grad():
+        model.head.conv_seg.weight.mul_(50)
+    folder = tmp_path_factory.mktemp("models") / "random"
+    save_checkpoint(folder, model.state_dict(), Config(model=TINY_MODEL))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(cluster, checkpoint, tmp_path_factory) -> Iterator[str]:
+    """A server of that model."""
+    settings = ServeSettings(
+        model=str(checkpoint),
+        image_store=str(tmp_path_factory.mktemp("images")),
+        max_bytes=200_000,
+        max_pixels=200_000,
+    )
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(build(settings))
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+def picture(seed: int = 0, height: int = 90, width: int = 140) -> RGB:
+    """An image of noise."""
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def png(image: RGB) -> bytes:
+    """An image as a PNG file."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -4,76 +4,34 @@ import base64
 import hashlib
 import io
 import json
-import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
-import cv2
 import httpx
 import numpy as np
 import pytest
 import ray
-import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from ray import serve
 
-from mst.checkpoint import load_model, save_checkpoint, verify
+from mst.checkpoint import load_model, verify
 from mst.clicks import Click
 from mst.client import Client
-from mst.config import Config
 from mst.errors import CheckpointError, ServerError
-from mst.model import MST
 from mst.predictor import Predictor
-from serve.app import build
 from serve.cache import ByteLRU
 from serve.encoding import encode
 from serve.registry import fetch_model
 from serve.settings import ServeSettings
 from serve.store import ImageStore
-from tests.conftest import TINY_MODEL, random_mask
+from tests.conftest import free_port, picture, png, random_mask
 
 CLICKS = [Click(20, 30, True), Click(50, 100, True), Click(70, 10, False)]
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """A model of random weights, scaled up so that its masks have many parts."""
-    torch.manual_seed(0)
-    model = MST(TINY_MODEL)
-    with torch.no_grad():
-        model.head.conv_seg.weight.mul_(50)
-    folder = tmp_path_factory.mktemp("models") / "random"
-    save_checkpoint(folder, model.state_dict(), Config(model=TINY_MODEL))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def url(cluster, checkpoint, tmp_path_factory) -> Iterator[str]:
-    """A server of that model."""
-    settings = ServeSettings(
-        model=str(checkpoint),
-        image_store=str(tmp_path_factory.mktemp("images")),
-        max_bytes=200_000,
-        max_pixels=200_000,
-    )
-    port = free_port()
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(build(settings))
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
-
-
-@pytest.fixture(scope="module")
-def http(url) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60) as client:
+def http(server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=60) as client:
         yield client
 
 
@@ -81,14 +39,6 @@ def http(url) -> Iterator[httpx.Client]:
 def predictor(checkpoint) -> Predictor:
     model, config = load_model(checkpoint)
     return Predictor(model, config.eval)
-
-
-def picture(seed: int = 0, height: int = 90, width: int = 140):
-    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-
-
-def png(image) -> bytes:
-    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def body(clicks, **more):
@@ -134,8 +84,8 @@ def test_masks_are_the_librarys_in_every_format(http, image_id, predictor, check
     assert reply["timing_ms"]["total"] >= reply["timing_ms"]["model"] >= 0
 
 
-def test_the_client_clicks_undoes_and_branches_like_the_library(url, predictor):
-    client, segment = Client(url), predictor.open(picture(1))
+def test_the_client_clicks_undoes_and_branches_like_the_library(server, predictor):
+    client, segment = Client(server), predictor.open(picture(1))
     image_id = client.upload(picture(1))
     other = [*CLICKS[:2], Click(5, 5, False)]
     for clicks in (CLICKS[:1], CLICKS[:2], CLICKS, CLICKS[:1], other, CLICKS):
@@ -147,11 +97,11 @@ def test_the_client_clicks_undoes_and_branches_like_the_library(url, predictor):
         Client(f"http://127.0.0.1:{free_port()}").upload(picture())
 
 
-def test_clicks_of_many_users_at_once_are_not_mixed_up(url, predictor):
+def test_clicks_of_many_users_at_once_are_not_mixed_up(server, predictor):
     answers = {}
 
     def use(seed: int) -> None:
-        answers[seed] = Client(url).segment(picture(seed), CLICKS)
+        answers[seed] = Client(server).segment(picture(seed), CLICKS)
 
     threads = [threading.Thread(target=use, args=(seed,)) for seed in range(10, 22)]
     for thread in threads:

@@ -68,7 +68,8 @@ async function segment() {
     if (mine !== request) return;
     mask = await coloured(reply.mask);
     const total = Math.round(performance.now() - start);
-    say(`${clicks.length} clicks · confidence ${(100 * reply.score).toFixed(0)} % · ${total} ms`);
+    const count = clicks.length === 1 ? "1 click" : `${clicks.length} clicks`;
+    say(`${count} · confidence ${(100 * reply.score).toFixed(0)} % · ${total} ms`);
     element("model").textContent = `${reply.model.name} version ${reply.model.version}`;
   } catch (error) {
     if (mine === request) say(error.message, true);
@@ -94,10 +95,21 @@ async function coloured(base64) {
   return out;
 }
 
+// The image fills the stage, however small it is.
+function fit() {
+  const style = getComputedStyle(stage);
+  const width = stage.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  const height = stage.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
+  const scale = Math.min(width / canvas.width, height / canvas.height);
+  canvas.style.width = `${canvas.width * scale}px`;
+  canvas.style.height = `${canvas.height * scale}px`;
+}
+
 function draw() {
   element("undo").disabled = element("clear").disabled = clicks.length === 0;
   element("download").disabled = mask === null;
   if (!image) return;
+  fit();
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   if (mask) {
     context.globalAlpha = MASK_OPACITY;

@@ -1,5 +1,6 @@
 """Connect to a Ray cluster, or start one on this machine."""
 
+import logging
 import os
 import socket
 
@@ -21,7 +22,7 @@ def connect(num_cpus: int | None = None) -> None:
         num_cpus: of a cluster that is started; by default the machine's.
     """
     if os.environ.get(_ADDRESS):
-        ray.init(logging_level="ERROR", log_to_driver=False)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
         return
     with socket.socket() as free:
         free.bind(("", 0))
@@ -29,6 +30,6 @@ def connect(num_cpus: int | None = None) -> None:
     os.environ[_GCS_PORT] = str(port)
     os.environ[_ADDRESS] = f"{get_node_ip_address()}:{port}"
     try:
-        ray.init("local", num_cpus=num_cpus, logging_level="ERROR", log_to_driver=False)
+        ray.init("local", num_cpus=num_cpus, logging_level=logging.ERROR, log_to_driver=False)
     finally:  # the cluster's processes have them; another cluster of this process must not
         del os.environ[_GCS_PORT], os.environ[_ADDRESS]

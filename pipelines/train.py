@@ -109,7 +109,10 @@ def train_driver(
         run_config=RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
-            failure_config=FailureConfig(max_failures=_MAX_FAILURES, controller_failure_limit=_MAX_FAILURES),
+            failure_config=FailureConfig(
+                max_failures=_MAX_FAILURES,
+                controller_failure_limit=_MAX_FAILURES,  # type: ignore[call-arg]  # mypy sees Train V1's class
+            ),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.train.keep, checkpoint_score_attribute="val_score"
             ),

@@ -29,7 +29,7 @@ def check_outlives_job(what: str) -> None:
     """
     if "runtime_resources" in PROJECT.parts:
         raise ConfigError(
-            f"{what}, but a Ray job runs in a copy of the project that Ray deletes: say where to"
+            f"{what}, but a Ray job runs in a copy of the project that Ray deletes; name a place outside it"
         )
 
 

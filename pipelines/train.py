@@ -24,9 +24,9 @@ from ray.train.torch import TorchTrainer
 from mst.checkpoint import load_training_state, read_config, save_checkpoint
 from mst.config import Config, differences, from_dict
 from mst.data.sampler import Shard
-from mst.data.sources import read_records, read_samples
+from mst.data.sources import check_sources, read_records, read_samples
 from mst.data.training_set import TrainingSet
-from mst.errors import ConfigError, MSTError
+from mst.errors import CheckpointError, ConfigError, MSTError
 from mst.training import EpochReport, StepReport, TrainingState, fit, new_state
 from pipelines.cluster import connect
 from pipelines.command_line import add_settings, config_of, parse, run
@@ -41,8 +41,6 @@ from pipelines.storage import (
 )
 from pipelines.tracking import TrackedRun, open_run, tracking_uri
 
-_MAX_FAILURES = 3  # of workers, before a training is given up
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -51,6 +49,8 @@ class Resources:
     num_workers: int = 1
     cpus_per_worker: int = 1
     use_gpu: bool = False
+    max_failures: int = 3
+    """Failures of workers, after each of which the run goes on from its last checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def train_driver(
         parent: id of the MLflow run that this one is part of.
 
     Raises:
-        ConfigError: the folder holds a run that is finished, or one with other settings.
+        ConfigError, DataError, CheckpointError: as `check_run` says.
         MSTError: whatever stopped a worker, if it is an error of this library.
         ray.train.TrainingFailedError: any other failure of the workers.
     """
@@ -110,8 +110,8 @@ def train_driver(
             name=folder.name,
             storage_path=str(folder.parent),
             failure_config=FailureConfig(
-                max_failures=_MAX_FAILURES,
-                controller_failure_limit=_MAX_FAILURES,  # type: ignore[call-arg]  # mypy sees Train V1's class
+                max_failures=resources.max_failures,
+                controller_failure_limit=resources.max_failures,  # type: ignore[call-arg]  # mypy sees Train V1's class
             ),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.train.keep, checkpoint_score_attribute="val_score"
@@ -136,7 +136,12 @@ def check_run(config: Config, folder: Path, resources: Resources) -> None:
     Raises:
         ConfigError: batches that the workers cannot share, more workers than the cluster can hold, or a
             folder with a run that is finished or has other settings.
+        DataError: a folder or file of the data does not exist.
+        CheckpointError: nor do the weights to start from.
     """
+    check_sources((*config.data.train, *config.data.val), Path(config.data.root))
+    if config.train.init and not Path(config.train.init).exists():
+        raise CheckpointError(f"train.init {config.train.init}: no such file or folder")
     if config.train.batch_size % resources.num_workers:
         raise ConfigError(
             f"train.batch_size {config.train.batch_size} is no multiple of {resources.num_workers} workers"
@@ -245,6 +250,21 @@ def _cause(error: Exception) -> Exception:
     return next((each for each in failures.values() if isinstance(each, MSTError)), error)
 
 
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `resources_of` reads to a parser."""
+    parser.add_argument("--num-workers", type=int, default=1, help="Ray workers that share each batch")
+    parser.add_argument("--cpus-per-worker", type=int, default=1, help="cores for each worker")
+    parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
+    parser.add_argument("--max-failures", type=int, default=3, help="of workers, before a run is given up")
+
+
+def resources_of(arguments: argparse.Namespace) -> Resources:
+    """Return what the command line asks for."""
+    return Resources(
+        arguments.num_workers, arguments.cpus_per_worker, arguments.use_gpu, arguments.max_failures
+    )
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -252,14 +272,12 @@ def main() -> None:
     )
     parser.add_argument("--name", help="of the run; the same name goes on with it (default: the recipe)")
     parser.add_argument("--storage", default="runs", help="folder of all runs")
-    parser.add_argument("--num-workers", type=int, default=1, help="Ray workers that share each batch")
-    parser.add_argument("--cpus-per-worker", type=int, default=1, help="cores for each worker")
-    parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
+    add_resources(parser)
     add_settings(parser)
     arguments = parse(parser, None)
     config = absolute_paths(config_of(arguments))
     folder = Path(absolute(arguments.storage)) / (arguments.name or arguments.recipe)
-    resources = Resources(arguments.num_workers, arguments.cpus_per_worker, arguments.use_gpu)
+    resources = resources_of(arguments)
     connect()
     start = time.monotonic()
     with shown(folder.name) as board:

@@ -30,7 +30,7 @@ from pipelines.cluster import connect
 from pipelines.command_line import add_settings, config_of, parse, run
 from pipelines.storage import absolute, absolute_paths, best_checkpoint
 from pipelines.tracking import TrackedRun, close_children, open_run, tracking_uri
-from pipelines.train import Resources, check_run, train_driver
+from pipelines.train import Resources, add_resources, check_run, resources_of, train_driver
 
 METRIC = "val_score"
 
@@ -78,7 +78,7 @@ def sweep(
 
     Returns:
         For each trial that validated at least once, best first: `trial`, its `settings`, its best
-        `checkpoint`, that one's `metrics`, the number of `epochs` it was given and its MLflow `run_id`.
+        `checkpoint`, that one's `metrics` and the number of `epochs` it was given.
     """
     parent = open_run(uri, folder, config)
     concurrent = int(ray.cluster_resources()["CPU"]) // (resources.num_workers * resources.cpus_per_worker)
@@ -165,9 +165,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=8, help="number of trials")
     parser.add_argument("--grace-epochs", type=int, default=1, help="epochs that every trial gets")
     parser.add_argument("--storage", default="runs", help="folder of all runs")
-    parser.add_argument("--num-workers", type=int, default=1, help="Ray workers of each trial")
-    parser.add_argument("--cpus-per-worker", type=int, default=1, help="cores for each worker")
-    parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
+    add_resources(parser)
     add_settings(parser)
     arguments = parse(parser, None)
     config = absolute_paths(config_of(arguments))
@@ -175,7 +173,7 @@ def main() -> None:
     if folder.exists():
         raise ConfigError(f"{folder} is there already; give this sweep another --name")
     space = read_space(arguments.space, config)
-    resources = Resources(arguments.num_workers, arguments.cpus_per_worker, arguments.use_gpu)
+    resources = resources_of(arguments)
     connect()
     check_run(config, folder, resources)
     ranking = sweep(

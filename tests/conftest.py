@@ -13,7 +13,7 @@ from ray import serve
 
 from mst.checkpoint import save_checkpoint
 from mst.clicks import Mask
-from mst.config import Config, ModelConfig, override
+from mst.config import Config, ModelConfig, flatten, override
 from mst.data.images import RGB
 from mst.data.synthetic import write_data_set
 from mst.model import MST
@@ -56,6 +56,17 @@ def config(scenes: Path) -> Config:
             "train.val_clicks": "2",
         },
     )
+
+
+def as_options(config: Config) -> list[str]:
+    """The options of a command line that give every setting the value that it has here."""
+
+    def text(value: object) -> str:
+        if isinstance(value, tuple):
+            return ",".join(map(str, value))
+        return "null" if value is None else str(value)
+
+    return [f"--{key}={text(value)}" for key, value in flatten(config).items()]
 
 
 def random_mask(rng: np.random.Generator, height: int = 40, width: int = 50) -> Mask:

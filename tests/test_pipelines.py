@@ -12,8 +12,8 @@ import ray
 import torch
 from mlflow import MlflowClient
 
-from mst.checkpoint import load_model, load_training_state, verify
-from mst.config import flatten, override
+from mst.checkpoint import load_model, load_training_state, save_checkpoint, verify
+from mst.config import Config, flatten, override
 from mst.errors import CheckpointError, ConfigError, DataError
 from mst.model import MST
 from pipelines.promote import promote
@@ -21,6 +21,7 @@ from pipelines.storage import PROJECT, newest_checkpoint
 from pipelines.tracking import fetch_checkpoint, find_run
 from pipelines.train import Resources, check_run, train_driver
 from pipelines.tune import read_space, sweep
+from tests.conftest import TINY_MODEL, as_options
 from tune_spaces import tokens_and_losses
 
 
@@ -66,14 +67,8 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
 def command(config, storage, name):
     """The command line that trains this config in a process of its own."""
 
-    def text(value):
-        return (
-            ",".join(map(str, value)) if isinstance(value, tuple) else "null" if value is None else str(value)
-        )
-
-    settings = [f"--{key}={text(value)}" for key, value in flatten(config).items()]
     script = [sys.executable, "pipelines/train.py", "--recipe", "demo", "--storage", str(storage)]
-    return [*script, "--name", name, *settings]
+    return [*script, "--name", name, *as_options(config)]
 
 
 def test_a_killed_run_goes_on_under_its_name_to_the_same_weights(cluster, registry, config, tmp_path):
@@ -133,11 +128,26 @@ def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, conf
 
 
 def test_a_workers_error_reaches_the_driver_as_it_is(cluster, registry, config, tmp_path):
-    config = override(config, {"data.root": str(tmp_path / "none")})
-    with pytest.raises(DataError, match="none is no folder"):
-        train_driver(config, tmp_path / "runs" / "broken", Resources(), uri=registry)
+    save_checkpoint(tmp_path / "other", MST(TINY_MODEL).state_dict(), config)
+    config = override(config, {"train.init": str(tmp_path / "other"), "model.depth": 3})
+    with pytest.raises(CheckpointError, match=r"model\.depth 2 there, 3 here"):
+        train_driver(config, tmp_path / "runs" / "broken", Resources(max_failures=0), uri=registry)
     run = find_run(registry, tmp_path / "runs" / "broken")
     assert MlflowClient(registry, registry).get_run(run.run_id).info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"data.root": "/none"}, DataError, "/none is no folder; set data.root"),
+        ({"data.val": "coco:none.json"}, DataError, "none.json: no such file"),
+        ({"data.val": "cocoa:none.json"}, ConfigError, "'cocoa:none.json' is none of"),
+        ({"train.init": "/none"}, CheckpointError, "train.init /none: no such file"),
+    ],
+)
+def test_what_is_missing_is_said_before_any_worker_starts(cluster, config, tmp_path, changed, error, message):
+    with pytest.raises(error, match=message):
+        check_run(override(config, changed), tmp_path / "run", Resources())
 
 
 @pytest.mark.parametrize(
@@ -153,12 +163,12 @@ def test_what_cannot_be_trained_is_refused_at_once(cluster, config, tmp_path, re
         check_run(config, tmp_path / "run", resources)
 
 
-def test_a_space_is_checked_before_the_sweep(config, monkeypatch):
+def test_a_space_is_checked_before_the_sweep(monkeypatch):
     with pytest.raises(ConfigError, match="unknown search space 'none'; known are tokens_and_losses"):
-        read_space("none", config)
+        read_space("none", Config())
     monkeypatch.setitem(tokens_and_losses.SPACE, "model.k_rato", ("0.1",))
     with pytest.raises(ConfigError, match=r"did you mean 'model.k_ratio'"):
-        read_space("tokens_and_losses", config)
+        read_space("tokens_and_losses", Config())
 
 
 def test_promoting_what_is_not_there_is_refused(registry, tmp_path):

@@ -73,6 +73,22 @@ def parse_source(text: str, root: Path) -> Source:
     return Source(name, root / path, root / option.removeprefix("images=") if option else None)
 
 
+def check_sources(sources: Sequence[str], root: Path) -> list[Source]:
+    """Return the sources by these names, once all of them are there; nothing is read yet.
+
+    Raises:
+        ConfigError: a source's name is wrong.
+        DataError: the root or a source does not exist.
+    """
+    if not root.is_dir():
+        raise DataError(f"data root {root} is no folder; set data.root to the folder of the data")
+    parsed = [parse_source(text, root) for text in sources]
+    for source in parsed:
+        if not source.path.exists():
+            raise DataError(f"{source.path}: no such {'folder' if source.format == 'grabcut' else 'file'}")
+    return parsed
+
+
 def read_records(sources: Sequence[str], root: Path) -> list[ImageRecord]:
     """Read the images and objects of training sources; those of the same image are joined.
 
@@ -80,9 +96,7 @@ def read_records(sources: Sequence[str], root: Path) -> list[ImageRecord]:
         ConfigError: a source's name is wrong.
         DataError: a source cannot be read, or all of them hold no object.
     """
-    if not root.is_dir():
-        raise DataError(f"data root {root} is no folder; set data.root to the folder of the data")
-    parsed = [parse_source(text, root) for text in sources]
+    parsed = check_sources(sources, root)
     wrong = [source.format for source in parsed if source.format not in RECORD_READERS]
     if wrong:
         raise ConfigError(f"source format '{wrong[0]}' is for evaluation, not for training")

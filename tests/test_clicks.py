@@ -1,5 +1,6 @@
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -108,6 +109,19 @@ def test_training_click_lies_well_inside_the_larger_error():
         assert click.is_positive
         depth = min(click.row - 4, 35 - click.row, click.col - 4, 35 - click.col)
         assert depth > 15 / 2
+
+
+def test_clicks_do_not_depend_on_where_arrays_lie_in_memory():
+    rng = np.random.default_rng(4)
+    for seed in range(30):
+        truth = cv2.GaussianBlur(rng.random((56, 56)), (0, 0), 5) > 0.5
+        nothing, drawn, held = truth & False, set(), []
+        for _ in range(20):
+            held.append(np.empty(rng.integers(1, 5000), np.uint8))  # moves what is allocated next
+            drawn.add(
+                (training_click(nothing, truth, np.random.default_rng(seed)), next_click(nothing, truth))
+            )
+        assert len(drawn) == 1
 
 
 def test_sampled_clicks_lie_where_their_sign_says():

@@ -9,7 +9,7 @@ manifest.json        sha256 of the files above, written last: without it there i
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -141,13 +141,14 @@ def load_training_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def initialize(model: MST, path: Path) -> str:
+def initialize(model: MST, path: Path, reset: Sequence[str] = ()) -> str:
     """Give a model its first weights, in place, and return a line that says what was loaded.
 
     Args:
         model: to be trained.
         path: a ViT's `.safetensors` with timm names, or a checkpoint folder of the same architecture; its
             positions are resized where it was trained at another image size.
+        reset: parts of the model that keep their own weights; the checkpoint's may differ in shape.
 
     Raises:
         CheckpointError: the path is neither, or does not fit the model; the message names what differs.
@@ -159,15 +160,22 @@ def initialize(model: MST, path: Path) -> str:
     if "pos_embed.grid" in weights:
         grid = model.pos_embed.grid.shape[-2:]
         weights["pos_embed.grid"] = resize_positions(weights["pos_embed.grid"], grid)
+    weights, own = _without(weights, reset), model.state_dict()
+    kept = {name: own[name] for name in own.keys() - _without(own, reset).keys()}
     try:
-        load_state(model, weights, str(path))
+        load_state(model, {**weights, **kept}, str(path))
     except CheckpointError as error:
         theirs, ours = flatten(read_config(path).model), flatten(model.config)
         differing = [
             f"model.{key} {theirs[key]} there, {ours[key]} here" for key in ours if theirs[key] != ours[key]
         ]
         raise CheckpointError(f"{error}; settings that differ: {', '.join(differing) or 'none'}") from None
-    return f"{path}: {len(weights)} tensors loaded"
+    random = f"; random: {', '.join(reset)}" if reset else ""
+    return f"{path}: {len(weights)} tensors loaded{random}"
+
+
+def _without(weights: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
+    return {name: weight for name, weight in weights.items() if name.partition(".")[0] not in parts}
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

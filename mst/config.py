@@ -186,6 +186,8 @@ class TrainConfig(Settings):
 
     init: str | None = None
     """Weights to start from: a ViT's `.safetensors` with timm names, or a checkpoint folder."""
+    reset: tuple[Literal["fusions", "neck", "head"], ...] = ()
+    """Parts of the network that start from random weights even if `init`, a checkpoint, has them."""
     epochs: Count = 230
     """Passes of `samples_per_epoch` samples each."""
     samples_per_epoch: Count = 30_000

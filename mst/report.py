@@ -8,16 +8,17 @@ import numpy as np
 from mst.clicks import Click, Mask
 from mst.data.images import RGB, resize
 
-_MASK = np.array((56, 180, 139), np.uint8)
+_MASK = np.array((56, 220, 160), np.uint8)
+_TINT, _DIMMED = 0.25, 0.4
 _CLICKS = {True: (46, 204, 113), False: (231, 76, 60)}
 _CAPTION_HEIGHT = 24
 _MIN_HEIGHT = 320  # smaller pictures are enlarged to this, to be looked at
 
 
 def overlay(image: RGB, mask: Mask) -> RGB:
-    """Colour a mask (H, W) on its image (H, W, 3), with an outline."""
-    out = image.copy()
-    out[mask] = (image[mask] // 2) + (_MASK // 2)
+    """Show a mask (H, W) on its image (H, W, 3): tinted and outlined, while all else is dimmed."""
+    out = (image * _DIMMED).astype(np.uint8)
+    out[mask] = image[mask] * (1 - _TINT) + _MASK * _TINT
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return np.asarray(cv2.drawContours(out, outlines, -1, _MASK.tolist(), 1), np.uint8)
 

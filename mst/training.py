@@ -101,7 +101,7 @@ def new_state(config: Config, device: torch.device) -> tuple[TrainingState, str]
     model = MST(config.model)
     origin = "random weights"
     if config.train.init is not None:
-        origin = initialize(model, Path(config.train.init))
+        origin = initialize(model, Path(config.train.init), config.train.reset)
     model.to(device)
     average = copy.deepcopy(model.state_dict()) if config.optim.ema else None
     return TrainingState(model, build_optimizer(model, config.optim), average), origin

@@ -5,3 +5,9 @@ tune       many of them over a search space
 evaluate   a checkpoint or a registered model on a data set
 promote    a checkpoint becomes a version of the registered model
 """
+
+import os
+
+# What sweeps and downloads print by themselves; `pipelines.tune` has lines of its own.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

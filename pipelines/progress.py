@@ -88,7 +88,7 @@ def _view(name: str, board: ActorHandle, done: threading.Event) -> None:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=None, figures="starting workers")
-        waited = 0.0
+        waited, printed = 0.0, 0
         last = False
         status: dict[str, Any]
         notes: list[str]
@@ -96,15 +96,17 @@ def _view(name: str, board: ActorHandle, done: threading.Event) -> None:
             last = done.wait(_POLL_SECONDS)  # one more look after the end, for the last notes
             status, notes = ray.get(board.read.remote())
             for note in notes:
-                console.print(f"{name}: {note}", highlight=False)
+                console.print(f"{name}: {note}", highlight=False, soft_wrap=True)
             if not status:
                 continue
             bar.update(task, completed=status["step"], total=status["steps"], figures=status["figures"])
             waited += _POLL_SECONDS
-            if not console.is_terminal and (waited >= _LINE_SECONDS or last):
-                waited = 0.0
+            due = waited >= _LINE_SECONDS or last
+            if not console.is_terminal and due and status["step"] > printed:
+                waited, printed = 0.0, status["step"]
                 console.print(
                     f"{name}: step {status['step']}/{status['steps']}  {status['figures']}  "
                     f"{status['seconds_left']:.0f} s left",
                     highlight=False,
+                    soft_wrap=True,
                 )

@@ -24,10 +24,10 @@ REGISTERED_MODEL = "mst"
 CHAMPION = "champion"
 
 _RUN_FOLDER = "mst.run_folder"  # tag by which a restarted training finds its run again
-_ARTIFACT = "checkpoint"
+_CHECKPOINTS = "checkpoints"
 _MAX_PARAM_LENGTH = 6000
 
-logging.getLogger("mlflow.store").setLevel(logging.WARNING)
+logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -43,11 +43,14 @@ class TrackedRun(NamedTuple):
         points = [Metric(name, value, now, step) for name, value in metrics.items()]
         self.client().log_batch(self.run_id, metrics=points)
 
-    def log_checkpoint(self, folder: Path) -> None:
-        """Keep a checkpoint with the run, ready for use."""
-        with tempfile.TemporaryDirectory() as copied:
-            copy_for_use(folder, Path(copied))
-            self.client().log_artifacts(self.run_id, copied, _ARTIFACT)
+    def log_checkpoint(self, folder: Path) -> str:
+        """Keep a checkpoint with the run, ready for use, and return its address."""
+        path = f"{_CHECKPOINTS}/{folder.name}"
+        if not self.client().list_artifacts(self.run_id, path):
+            with tempfile.TemporaryDirectory() as copied:
+                copy_for_use(folder, Path(copied))
+                self.client().log_artifacts(self.run_id, copied, path)
+        return f"runs:/{self.run_id}/{path}"
 
     def finish(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
@@ -117,7 +120,7 @@ def register_champion(checkpoint: Path, run: TrackedRun, tags: Mapping[str, str]
     """Make a run's checkpoint a version of the registered model, with the alias `champion`.
 
     Args:
-        checkpoint: whose files the run has logged already.
+        checkpoint: is kept with the run, if it is not yet.
         run: that trained it.
         tags: of the version; the sha256 of the weights is added.
 
@@ -130,7 +133,7 @@ def register_champion(checkpoint: Path, run: TrackedRun, tags: Mapping[str, str]
         client.create_registered_model(REGISTERED_MODEL)
     version = client.create_model_version(
         REGISTERED_MODEL,
-        f"runs:/{run.run_id}/{_ARTIFACT}",
+        run.log_checkpoint(checkpoint),
         run.run_id,
         tags={**tags, "sha256": digest},
     ).version

@@ -13,12 +13,15 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+import optuna
 import ray
 from ray import tune
-from ray.tune import RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, RunConfig, TuneConfig, Tuner
+from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -95,9 +98,14 @@ def sweep(
             num_samples=trials,
             max_concurrent_trials=concurrent,
             search_alg=OptunaSearch(seed=config.seed),
-            scheduler=ASHAScheduler(max_t=config.train.epochs, grace_period=grace_epochs, reduction_factor=2),
+            scheduler=_scheduler(grace_epochs, config.train.epochs),
         ),
-        run_config=RunConfig(name=folder.name, storage_path=str(folder.parent), verbose=0),
+        run_config=RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            callbacks=[Lines(config.train.epochs)],
+            verbose=0,
+        ),
     )
     results = tuner.fit()
     close_children(parent)
@@ -115,6 +123,39 @@ def sweep(
     parent.log({f"best_{name}": value for name, value in ranking[0]["metrics"].items()}, 0)
     parent.finish("FINISHED")
     return ranking
+
+
+def _scheduler(grace_epochs: int, epochs: int) -> ASHAScheduler:
+    """ASHA that compares trials up to their last epoch but one: who gets there also ends by itself."""
+    last = max(grace_epochs, epochs - 1)
+    return ASHAScheduler(max_t=last, grace_period=grace_epochs, reduction_factor=2, stop_last_trials=False)
+
+
+class Lines(Callback):
+    """Prints a line for each validation of a trial, and for each failure.
+
+    Args:
+        epochs: of each trial.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Say how good a trial is by now."""
+        epoch, settings = result["training_iteration"], _short(trial.config)
+        figures = f"IoU {result['val_iou']:.3f}  NoC@85 {result['val_noc85']:.2f}"
+        print(f"trial {trial.trial_id}: epoch {epoch}/{self._epochs}  {figures}  {settings}", flush=True)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Say that a trial failed."""
+        print(f"trial {trial.trial_id}: failed, see {trial.error_file}  {_short(trial.config)}", flush=True)
+
+
+def _short(settings: dict[str, str]) -> str:
+    return " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in settings.items())
 
 
 def run_trial(
@@ -145,12 +186,12 @@ def _ranked(folder: Path, settings: dict[str, str], last: dict[str, Any]) -> dic
 
 def show(ranking: list[dict[str, Any]], epochs: int) -> None:
     """Print the trials, best first."""
-    table = Table(title="Trials, best first")
-    for column in (*ranking[0]["settings"], "epochs", "IoU", "NoC@85", "NoC@90"):
-        table.add_column(column.rpartition(".")[2], justify="right")
+    table = Table(title="Trials, best first", box=SIMPLE_HEAD)
+    for column in (*ranking[0]["settings"], "epochs", "IoU", "NoC@85"):
+        table.add_column(column.rpartition(".")[2], justify="right", overflow="fold")
     for each in ranking:
         metrics = each["metrics"]
-        figures = (f"{metrics['val_iou']:.3f}", f"{metrics['val_noc85']:.2f}", f"{metrics['val_noc90']:.2f}")
+        figures = (f"{metrics['val_iou']:.3f}", f"{metrics['val_noc85']:.2f}")
         table.add_row(*each["settings"].values(), f"{each['epochs']}/{epochs}", *figures)
     Console().print(table)
 
@@ -174,6 +215,7 @@ def main() -> None:
         raise ConfigError(f"{folder} is there already; give this sweep another --name")
     space = read_space(arguments.space, config)
     resources = resources_of(arguments)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     connect()
     check_run(config, folder, resources)
     ranking = sweep(

@@ -2,12 +2,14 @@
 
 import argparse
 import logging
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import ray
+from pydantic import ValidationError
 from ray import serve
 
 from mst.errors import MSTError
@@ -28,14 +30,22 @@ def main() -> None:
         )
     arguments = vars(parser.parse_args())
     host, port = arguments.pop("host"), arguments.pop("port")
-    settings = ServeSettings(**{name: value for name, value in arguments.items() if value is not None})
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
+        settings = ServeSettings(**{name: value for name, value in arguments.items() if value is not None})
         with tempfile.TemporaryDirectory() as folder:  # an early and plain word if there is no such model
             _, info = fetch_model(settings, Path(folder))
     except MSTError as error:
         sys.exit(f"error: {error}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        sys.exit(
+            f"error: --{str(first['loc'][0]).replace('_', '-')}: {first['msg']} (got {first['input']!r})"
+        )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    # Without an address Ray would also try the last cluster that was started here, alive or not.
+    address = None if os.environ.get("RAY_ADDRESS") else "local"
+    ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     serve.start(http_options={"host": host, "port": port})
     serve.run(build(settings), logging_config={"log_level": "WARNING"})
     print(f"serving {info.name} version {info.version} at http://{host}:{port}, API at /docs", flush=True)
@@ -43,7 +53,8 @@ def main() -> None:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
-        serve.shutdown()
+        if address is None:  # a cluster of others goes on; our own ends with this process
+            serve.shutdown()
 
 
 if __name__ == "__main__":

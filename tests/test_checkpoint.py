@@ -3,7 +3,6 @@ import json
 
 import pytest
 import torch
-from conftest import TINY_MODEL
 
 from mst.checkpoint import (
     MANIFEST,
@@ -18,6 +17,7 @@ from mst.checkpoint import (
 from mst.config import Config
 from mst.errors import CheckpointError
 from mst.model import MST
+from tests.conftest import TINY_MODEL
 
 
 @pytest.fixture
@@ -39,6 +39,28 @@ def test_a_checkpoint_gives_back_what_was_saved(saved):
         assert torch.equal(loaded.state_dict()[name], value)
     assert load_training_state(folder)["optimizer"]["exp_avg"].tolist() == [1, 1, 1]
     assert verify(folder)["metrics"] == {"a": 1.5}
+
+
+def test_weights_of_half_precision_load_as_single(saved, tmp_path):
+    _, model = saved
+    halves = {name: value.half() for name, value in model.state_dict().items()}
+    save_checkpoint(tmp_path, halves, Config(model=TINY_MODEL))
+    loaded, _ = load_model(tmp_path)
+    for name, value in loaded.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, halves[name].float())
+
+
+def test_parts_that_are_reset_keep_their_own_weights(saved):
+    folder, model = saved
+    again = MST(TINY_MODEL.model_copy(update={"fusion_stages": 2}))
+    own = {name: value.clone() for name, value in again.state_dict().items()}
+    with pytest.raises(CheckpointError, match="model.fusion_stages 1 there, 2 here"):
+        initialize(again, folder)
+    assert "random: fusions, head" in initialize(again, folder, ("fusions", "head"))
+    for name, value in again.state_dict().items():
+        source = own if name.startswith(("fusions.", "head.")) else model.state_dict()
+        assert torch.equal(value, source[name])
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", STATE])

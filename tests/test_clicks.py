@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import random_mask
 
 from mst.clicks import (
     Click,
@@ -17,6 +16,7 @@ from mst.clicks import (
 )
 from mst.config import ClickConfig
 from mst.errors import ClickError
+from tests.conftest import random_mask
 
 
 def literal_maps(clicks, height, width, radius):

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from conftest import random_mask
 
 from mst.clicks import Click, next_click
 from mst.data.annotations import Sample
@@ -8,6 +7,7 @@ from mst.errors import DataError
 from mst.evaluation import evaluate, evaluate_object, summarize
 from mst.metrics import iou, never_reached, number_of_clicks
 from mst.peers import open_click_disks
+from tests.conftest import random_mask
 
 IMAGE = np.zeros((40, 50, 3), np.uint8)
 

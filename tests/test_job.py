@@ -2,8 +2,10 @@
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +35,11 @@ def head(environment) -> Iterator[str]:
     dashboard, agent = free_port(), free_port()
     address = f"http://127.0.0.1:{dashboard}"
     # Not `ray stop` in the end: it would stop every Ray on the machine.
+    folder = tempfile.mkdtemp(prefix="ray")  # its path must be short: Ray has sockets in it
     process = subprocess.Popen(
         [
             *(PROGRAMS / "ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"),
-            *(f"--port={free_port()}", f"--dashboard-port={dashboard}"),
+            *(f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"),
             f"--dashboard-agent-listen-port={agent}",
         ],
         env=environment,
@@ -53,6 +56,7 @@ def head(environment) -> Iterator[str]:
     yield address
     process.terminate()
     process.wait(timeout=60)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(

@@ -3,7 +3,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from conftest import TINY_MODEL
 from safetensors.torch import save_file
 from timm.layers.patch_embed import resample_patch_embed
 
@@ -15,6 +14,7 @@ from mst.model.head import MLPHead
 from mst.model.mst import fusion_blocks
 from mst.model.patch_embed import PatchEmbed, PositionEmbed, resize_matrix
 from mst.model.weights import load_vit
+from tests.conftest import TINY_MODEL
 
 CLICKS = click_tensor([[Click(10, 20, True), Click(30, 5, False)], []], 4)
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from conftest import TINY_MODEL
 
 from mst.config import OptimConfig
 from mst.model import MST
 from mst.optim import build_optimizer, learning_rate, set_learning_rate, update_average
+from tests.conftest import TINY_MODEL
 
 
 def test_groups_hold_every_parameter_once_with_its_rate_and_decay():

@@ -46,9 +46,12 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
     assert set(run.data.params) == set(flatten(config))
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [0, 1, 2, 3]
     assert [point.step for point in client.get_metric_history(run.info.run_id, "val_noc90")] == [1, 3]
-    assert {
-        each.path.removeprefix("checkpoint/") for each in client.list_artifacts(run.info.run_id, "checkpoint")
-    } == {"model.safetensors", "config.json", "manifest.json"}
+    kept = f"checkpoints/{trained.checkpoint.name}"
+    assert {Path(each.path).name for each in client.list_artifacts(run.info.run_id, kept)} == {
+        "model.safetensors",
+        "config.json",
+        "manifest.json",
+    }
 
     with pytest.raises(ConfigError, match="run 'both' is finished"):
         train_driver(config, folder, Resources(), uri=registry)
@@ -120,6 +123,11 @@ def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, conf
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert len(children) == 4
     assert {child.info.status for child in children} <= {"FINISHED", "KILLED"}
+    best = Path(ranking[0]["checkpoint"]).parent
+    assert promote(registry, best) == "1"  # also where ASHA stopped the trial before it could log
+    fetched, _ = load_model(fetch_checkpoint(registry, "models:/mst@champion", tmp_path / "fetched"))
+    assert fetched.config == stored.model
+
     for _ in range(50):  # the last workers take a moment to end
         if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
             break

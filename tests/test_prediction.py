@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_MODEL
 
 from mst.clicks import Click
 from mst.config import EvalConfig
@@ -9,6 +8,7 @@ from mst.errors import ClickError
 from mst.model import MST
 from mst.predictor import Prediction, Predictor, next_crop, paste
 from mst.zoom import Box, box_iou, zoom_box
+from tests.conftest import TINY_MODEL
 
 CONFIG = EvalConfig()
 

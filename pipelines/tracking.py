@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,14 +106,19 @@ def find_run(uri: str, folder: Path) -> TrackedRun | None:
     return TrackedRun(uri, found[0].info.run_id) if found else None
 
 
-def close_children(parent: TrackedRun) -> None:
-    """End the runs inside a sweep that were stopped from outside, as KILLED."""
+def close_children(parent: TrackedRun, stopped: Collection[str]) -> None:
+    """End the runs inside a sweep that did not end by themselves.
+
+    Args:
+        parent: the sweep's run.
+        stopped: names of the runs that may have been stopped, and end as KILLED; all others FAILED.
+    """
     client = parent.client()
     experiment = client.get_run(parent.run_id).info.experiment_id
     children = client.search_runs([experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'")
     for child in children:
         if child.info.status == "RUNNING":
-            client.set_terminated(child.info.run_id, "KILLED")
+            client.set_terminated(child.info.run_id, "KILLED" if child.info.run_name in stopped else "FAILED")
 
 
 def register_champion(checkpoint: Path, run: TrackedRun, tags: Mapping[str, str]) -> str:

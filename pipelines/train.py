@@ -122,7 +122,8 @@ def train_driver(
     try:
         trainer.fit()
     except Exception as error:
-        tracked.finish("FAILED")
+        if parent is None:  # to a trial, being stopped looks like a failure: its sweep knows which it was
+            tracked.finish("FAILED")
         raise _cause(error) from error
     best = best_checkpoint(folder)
     tracked.log_checkpoint(best)

@@ -107,19 +107,20 @@ def sweep(
             verbose=0,
         ),
     )
-    results = tuner.fit()
-    close_children(parent)
+    grid = tuner.fit()
+    results = [grid[number] for number in range(len(grid))]
+    in_order = {str(result.metrics["trial_id"]) for result in results if result.metrics and not result.error}
+    close_children(parent, stopped=in_order)
     ranking = [
         _ranked(folder / str(result.metrics["trial_id"]), result.config or {}, result.metrics)
-        for result in (results[number] for number in range(len(results)))
+        for result in results
         if result.metrics and METRIC in result.metrics
     ]
     ranking.sort(key=lambda each: each["metrics"][METRIC], reverse=True)
     if not ranking:
         parent.finish("FAILED")
-        raise MSTError(
-            f"all {trials} trials failed; the first: {results.errors[0] if results.errors else 'unknown'}"
-        )
+        reason = str(results[0].error).strip().splitlines()[-1]  # of the traceback on the trial's side
+        raise MSTError(f"all {trials} trials failed; the first: {reason}")
     parent.log({f"best_{name}": value for name, value in ranking[0]["metrics"].items()}, 0)
     parent.finish("FINISHED")
     return ranking

@@ -55,7 +55,7 @@ def test_parts_that_are_reset_keep_their_own_weights(saved):
     folder, model = saved
     again = MST(TINY_MODEL.model_copy(update={"fusion_stages": 2}))
     own = {name: value.clone() for name, value in again.state_dict().items()}
-    with pytest.raises(CheckpointError, match="model.fusion_stages 1 there, 2 here"):
+    with pytest.raises(CheckpointError, match=r"model\.fusion_stages 1 there, 2 here"):
         initialize(again, folder)
     assert "random: fusions, head" in initialize(again, folder, ("fusions", "head"))
     for name, value in again.state_dict().items():

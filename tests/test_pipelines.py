@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from mst.checkpoint import load_model, load_training_state, save_checkpoint, verify
 from mst.config import Config, flatten, override
-from mst.errors import CheckpointError, ConfigError, DataError
+from mst.errors import CheckpointError, ConfigError, DataError, MSTError
 from mst.model import MST
 from pipelines.promote import promote
 from pipelines.storage import PROJECT, newest_checkpoint
@@ -133,6 +133,25 @@ def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, conf
             break
         time.sleep(0.2)
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+
+
+def test_a_sweep_without_a_good_trial_says_why(cluster, registry, config, tmp_path):
+    save_checkpoint(tmp_path / "other", MST(TINY_MODEL).state_dict(), config)
+    config = override(config, {"train.init": str(tmp_path / "other")})
+    folder = tmp_path / "runs" / "sweep"
+    with pytest.raises(MSTError, match=r"all 1 trials failed; .*model\.depth 2 there, 3 here"):
+        sweep(
+            config,
+            {"model.depth": ("3",)},
+            folder,
+            Resources(max_failures=0),
+            uri=registry,
+            trials=1,
+            grace_epochs=1,
+        )
+    client = MlflowClient(registry, registry)
+    runs = client.search_runs([client.get_experiment_by_name("mst").experiment_id])
+    assert [run.info.status for run in runs] == ["FAILED", "FAILED"]  # the trial's and the sweep's
 
 
 def test_a_workers_error_reaches_the_driver_as_it_is(cluster, registry, config, tmp_path):

@@ -23,7 +23,7 @@ from mst.config import Config, flatten, from_dict
 from mst.errors import CheckpointError, ConfigError
 from mst.model import MST
 from mst.model.patch_embed import resize_positions
-from mst.model.weights import load_state, load_vit
+from mst.model.weights import load_pretrained, load_state
 
 WEIGHTS, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "training_state.pt", "manifest.json"
 
@@ -141,20 +141,21 @@ def load_training_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def initialize(model: MST, path: Path, reset: Sequence[str] = ()) -> str:
+def initialize(model: MST, source: str, reset: Sequence[str] = ()) -> str:
     """Give a model its first weights, in place, and return a line that says what was loaded.
 
     Args:
         model: to be trained.
-        path: a ViT's `.safetensors` with timm names, or a checkpoint folder of the same architecture; its
-            positions are resized where it was trained at another image size.
+        source: weights as `mst.model.weights.load_pretrained` takes them, or a checkpoint folder of the same
+            architecture; its positions are resized where it was trained at another image size.
         reset: parts of the model that keep their own weights; the checkpoint's may differ in shape.
 
     Raises:
-        CheckpointError: the path is neither, or does not fit the model; the message names what differs.
+        CheckpointError: the source is neither, or does not fit the model; the message names what differs.
     """
+    path = Path(source)
     if not path.is_dir():
-        return f"{path}: {load_vit(model, path)}"
+        return f"{source}: {load_pretrained(model, source)}"
     verify(path)
     weights = _read_weights(path)
     if "pos_embed.grid" in weights:

@@ -102,7 +102,7 @@ def click_maps(clicks: Tensor, height: int, width: int, radius: float) -> Tensor
     pixel = (channel * height + pixel_rows) * width + pixel_cols
     # What is not drawn goes to one spare pixel behind the maps.
     pixel = torch.where(drawn, pixel, 2 * height * width).long().flatten(1)
-    maps = torch.zeros(len(clicks), 2 * height * width + 1, device=clicks.device)
+    maps = torch.zeros(clicks.shape[0], 2 * height * width + 1, device=clicks.device)
     return maps.scatter(1, pixel, 1.0)[:, :-1].view(-1, 2, height, width)
 
 

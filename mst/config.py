@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mst.errors import ConfigError
 
@@ -48,7 +48,7 @@ SIZES: dict[str, Dimensions] = {
 class ModelConfig(Settings):
     """The network. Without `patch_sizes` it is the baseline (SimpleClick); with them it is MST."""
 
-    size: Literal["tiny", "small", "base", "large"] = "base"
+    size: str = "base"
     """Width and depth of the ViT: tiny 192, small 384, base 768 (12 blocks), large 1024 (24 blocks)."""
     depth: Count | None = None
     """Number of transformer blocks, where it is not the size's own."""
@@ -68,6 +68,10 @@ class ModelConfig(Settings):
     """Whether blocks scale their residuals per channel, as DINOv2's do."""
     final_norm: bool = False
     """Whether a LayerNorm follows the last block, as in DINOv2."""
+    window: Natural = 0
+    """Side in tokens of the windows that most blocks attend within (SimpleClick: 14); 0 for none."""
+    global_every: Count = 6
+    """With windows, every so many-th block attends globally all the same."""
     dropout: Probability = 0.1
     """Dropout before the head's last layer, in training alone."""
 
@@ -77,6 +81,13 @@ class ModelConfig(Settings):
         dimensions = SIZES[self.size]
         return dimensions if self.depth is None else dimensions._replace(depth=self.depth)
 
+    @field_validator("size")
+    @classmethod
+    def _size_is_known(cls, size: str) -> str:
+        if size not in SIZES:
+            raise ValueError(f"unknown size '{size}'; known are {', '.join(SIZES)}")
+        return size
+
     @model_validator(mode="after")
     def _scales_fit(self) -> Self:
         for patch in (self.patch_size, *self.patch_sizes):
@@ -85,6 +96,11 @@ class ModelConfig(Settings):
         if len({self.patch_size, *self.patch_sizes}) <= len(self.patch_sizes):
             raise ValueError(
                 f"patch_sizes {self.patch_sizes} and patch_size {self.patch_size} must all differ"
+            )
+        if self.window and self.image_size // self.patch_size % self.window:
+            raise ValueError(
+                f"image_size {self.image_size} has {self.image_size // self.patch_size} base tokens a side, "
+                f"no multiple of the window {self.window}"
             )
         if self.fusion_stages > self.dimensions.depth:
             raise ValueError(f"fusion_stages {self.fusion_stages} exceed the {self.dimensions.depth} blocks")
@@ -185,7 +201,7 @@ class TrainConfig(Settings):
     """Length of a training, its batches and checkpoints."""
 
     init: str | None = None
-    """Weights to start from: a ViT's `.safetensors` with timm names, or a checkpoint folder."""
+    """Weights to start from: a checkpoint folder, a ViT's or SimpleClick's file, or `timm:NAME`."""
     reset: tuple[Literal["fusions", "neck", "head"], ...] = ()
     """Parts of the network that start from random weights even if `init`, a checkpoint, has them."""
     epochs: Count = 230

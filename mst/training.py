@@ -8,7 +8,6 @@ import copy
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,7 +100,7 @@ def new_state(config: Config, device: torch.device) -> tuple[TrainingState, str]
     model = MST(config.model)
     origin = "random weights"
     if config.train.init is not None:
-        origin = initialize(model, Path(config.train.init), config.train.reset)
+        origin = initialize(model, config.train.init, config.train.reset)
     model.to(device)
     average = copy.deepcopy(model.state_dict()) if config.optim.ema else None
     return TrainingState(model, build_optimizer(model, config.optim), average), origin

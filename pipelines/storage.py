@@ -5,6 +5,7 @@ from pathlib import Path
 from mst.checkpoint import verify
 from mst.config import Config
 from mst.errors import CheckpointError, ConfigError
+from mst.model.weights import HUB
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -15,7 +16,7 @@ def absolute(path: str) -> str:
     Raises:
         ConfigError: the path is relative, and this is the copy of the project that a Ray job runs in.
     """
-    if "://" in path or Path(path).is_absolute():
+    if "://" in path or path.startswith(HUB) or Path(path).is_absolute():
         return path
     check_outlives_job(f"the path '{path}' is relative")
     return str(Path(path).absolute())

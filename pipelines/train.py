@@ -26,7 +26,8 @@ from mst.config import Config, differences, from_dict
 from mst.data.sampler import Shard
 from mst.data.sources import check_sources, read_records, read_samples
 from mst.data.training_set import TrainingSet
-from mst.errors import CheckpointError, ConfigError, MSTError
+from mst.errors import ConfigError, MSTError
+from mst.model.weights import check_pretrained
 from mst.training import EpochReport, StepReport, TrainingState, fit, new_state
 from pipelines.cluster import connect
 from pipelines.command_line import add_settings, config_of, parse, run
@@ -141,8 +142,8 @@ def check_run(config: Config, folder: Path, resources: Resources) -> None:
         CheckpointError: nor do the weights to start from.
     """
     check_sources((*config.data.train, *config.data.val), Path(config.data.root))
-    if config.train.init and not Path(config.train.init).exists():
-        raise CheckpointError(f"train.init {config.train.init}: no such file or folder")
+    if config.train.init:
+        check_pretrained(config.train.init)
     if config.train.batch_size % resources.num_workers:
         raise ConfigError(
             f"train.batch_size {config.train.batch_size} is no multiple of {resources.num_workers} workers"

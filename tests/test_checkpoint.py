@@ -56,8 +56,8 @@ def test_parts_that_are_reset_keep_their_own_weights(saved):
     again = MST(TINY_MODEL.model_copy(update={"fusion_stages": 2}))
     own = {name: value.clone() for name, value in again.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"model\.fusion_stages 1 there, 2 here"):
-        initialize(again, folder)
-    assert "random: fusions, head" in initialize(again, folder, ("fusions", "head"))
+        initialize(again, str(folder))
+    assert "random: fusions, head" in initialize(again, str(folder), ("fusions", "head"))
     for name, value in again.state_dict().items():
         source = own if name.startswith(("fusions.", "head.")) else model.state_dict()
         assert torch.equal(value, source[name])
@@ -117,13 +117,13 @@ def test_another_architecture_is_refused_and_named(saved):
     folder, _ = saved
     deeper = MST(TINY_MODEL.model_copy(update={"depth": 3, "fusion_stages": 3}))
     with pytest.raises(CheckpointError, match=r"another architecture.*model.depth 2 there, 3 here"):
-        initialize(deeper, folder)
+        initialize(deeper, str(folder))
 
 
 def test_another_image_size_resizes_the_positions(saved):
     folder, model = saved
     larger = MST(TINY_MODEL.model_copy(update={"image_size": 112}))
-    initialize(larger, folder)
+    initialize(larger, str(folder))
     assert larger.pos_embed.grid.shape[-2:] == (14, 14)
     assert torch.equal(larger.head.conv_seg.weight, model.head.conv_seg.weight)
 

@@ -34,7 +34,7 @@ def test_an_unknown_setting_is_named_with_the_nearest(name, suggestion):
         ("model.k_ratio", "2", "model.k_ratio.*less than or equal to 1"),
         ("model.patch_sizes", "8,29", "448 is no multiple of the patch size 29"),
         ("model.patch_sizes", "8,8", "must all differ"),
-        ("model.size", "huge", "model.size.*'tiny'"),
+        ("model.size", "huge", "known are tiny, small, base, large"),
         ("train.epochs", "x", "train.epochs.*integer"),
         ("train.batch_size", "7", "no multiple of batch_size 7"),
     ],

@@ -1,19 +1,13 @@
-import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from timm.layers.patch_embed import resample_patch_embed
 
 from mst.clicks import Click, click_tensor
-from mst.config import ModelConfig
-from mst.errors import CheckpointError
 from mst.model import MST
 from mst.model.head import MLPHead
 from mst.model.mst import fusion_blocks
 from mst.model.patch_embed import PatchEmbed, PositionEmbed, resize_matrix
-from mst.model.weights import load_vit
 from tests.conftest import TINY_MODEL
 
 CLICKS = click_tensor([[Click(10, 20, True), Click(30, 5, False)], []], 4)
@@ -118,85 +112,3 @@ def test_positions_of_the_stored_grid_are_returned_as_they_are():
     positions = PositionEmbed((3, 4), 5)
     assert torch.equal(positions((3, 4)), positions.grid.flatten(2).mT)
     assert positions((6, 8)).shape == (1, 48, 5)
-
-
-def timm_vit(**options):
-    torch.manual_seed(0)
-    return timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=112,
-        depth=2,
-        num_classes=0,
-        no_embed_class=True,
-        class_token=True,
-        **options,
-    ).eval()
-
-
-def timm_names(model) -> dict[str, torch.Tensor]:
-    """The weights of a timm model in the form in which they are published: a position for the class token."""
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    if state["pos_embed"].shape[1] == 49:
-        state["pos_embed"] = torch.cat([torch.zeros(1, 1, 192), state["pos_embed"]], 1)
-    return state
-
-
-def test_a_timm_vit_computes_the_same_tokens_here(tmp_path):
-    vit = timm_vit(init_values=0.5, global_pool="avg", fc_norm=False)
-    vit.cls_token.data.zero_()
-    save_file(timm_names(vit), tmp_path / "vit.safetensors")
-    config = ModelConfig(
-        size="tiny",
-        depth=2,
-        fusion_stages=1,
-        image_size=112,
-        patch_sizes=(),
-        layer_scale=True,
-        final_norm=True,
-    )
-    model = MST(config).eval()
-    report = load_vit(model, tmp_path / "vit.safetensors")
-    assert report.left_out == ["cls_token"]
-    assert report.resized == []
-
-    image = torch.rand(1, 3, 112, 112)
-    normalized = (image - model.mean) / model.std
-    tokens = model.patch_embed(normalized, 16) + model.pos_embed((7, 7))
-    for block in model.blocks:
-        tokens = block(tokens)
-    # timm attends to its class token as well: compare without it.
-    expected = vit.patch_embed(normalized) + vit.pos_embed
-    for block in vit.blocks:
-        expected = block(expected)
-    torch.testing.assert_close(model.norm(tokens), vit.norm(expected), atol=1e-4, rtol=1e-4)
-
-
-def test_kernel_and_positions_are_resized_and_clicks_start_from_zero(tmp_path):
-    save_file(timm_names(timm_vit()), tmp_path / "vit.safetensors")
-    model = MST(TINY_MODEL)
-    report = load_vit(model, tmp_path / "vit.safetensors")
-    assert report.resized == ["patch_embed.proj.weight"]  # 112 / 16 and 56 / 8 have the same grid
-    assert report.left_out == ["cls_token", "norm.bias", "norm.weight"]
-    assert not any(parameter.any() for parameter in model.patch_embed_coords.parameters())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"size": "small"}, "has shape"),
-        ({"depth": 3}, "'blocks.2.attn.proj.bias' is missing"),
-        ({"depth": 1}, "'blocks.1.attn.proj.bias' has no place"),
-        ({"layer_scale": True}, "'blocks.0.ls1.gamma' is missing"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, change, message):
-    save_file(timm_names(timm_vit()), tmp_path / "vit.safetensors")
-    model = MST(ModelConfig(**{"size": "tiny", "depth": 2, "image_size": 112, "fusion_stages": 1, **change}))
-    with pytest.raises(CheckpointError, match=message):
-        load_vit(model, tmp_path / "vit.safetensors")
-
-
-def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
-    np.save(tmp_path / "weights.npy", np.zeros(3))
-    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        load_vit(MST(TINY_MODEL), tmp_path / "weights.npy")

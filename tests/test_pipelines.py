@@ -16,6 +16,7 @@ from mst.checkpoint import load_model, load_training_state, save_checkpoint, ver
 from mst.config import Config, flatten, override
 from mst.errors import CheckpointError, ConfigError, DataError, MSTError
 from mst.model import MST
+from pipelines import initialize
 from pipelines.promote import promote
 from pipelines.storage import PROJECT, newest_checkpoint
 from pipelines.tracking import fetch_checkpoint, find_run
@@ -188,6 +189,20 @@ def test_what_is_missing_is_said_before_any_worker_starts(cluster, config, tmp_p
 def test_what_cannot_be_trained_is_refused_at_once(cluster, config, tmp_path, resources, message):
     with pytest.raises(ConfigError, match=message):
         check_run(config, tmp_path / "run", resources)
+
+
+def test_what_a_training_starts_from_can_be_written(monkeypatch, capsys, tmp_path):
+    settings = ["--recipe", "demo", "--train.init", str(PROJECT / "checkpoints" / "scenes_tiny")]
+    monkeypatch.setattr(sys, "argv", ["initialize.py", *settings, "--out", str(tmp_path / "start")])
+    initialize.main()
+    assert "random: fusions, neck, head" in capsys.readouterr().out
+    model, stored = load_model(tmp_path / "start")
+    shipped, _ = load_model(PROJECT / "checkpoints" / "scenes_tiny")
+    assert stored.model == shipped.config
+    assert torch.equal(model.blocks[0].attn.qkv.weight, shipped.blocks[0].attn.qkv.weight)
+    assert not torch.equal(model.head.conv_seg.weight, shipped.head.conv_seg.weight)
+    with pytest.raises(ConfigError, match="is there already"):
+        initialize.main()
 
 
 def test_a_space_is_checked_before_the_sweep(monkeypatch):

@@ -1,4 +1,4 @@
-"""Multi-head attention on torch's fused kernels, and the transformer block of ViT.
+"""Multi-head attention on fused kernels, and the transformer block of ViT.
 
 Parameters are named as in timm's ViT, whose weights load here; timm itself takes seconds to import.
 """
@@ -6,6 +6,13 @@ Parameters are named as in timm's ViT, whose weights load here; timm itself take
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mst.model.patch_embed import Grid
+
+try:
+    from flash_attn import flash_attn_func  # the optional extra `flash`
+except ImportError:
+    flash_attn_func = None
 
 NORM_EPS = 1e-6
 
@@ -20,6 +27,45 @@ def join_heads(tokens: Tensor) -> Tensor:
     return tokens.transpose(1, 2).flatten(2)
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention: flash-attn where it is installed and can, else torch's own kernels.
+
+    Args:
+        query: (B, heads, L, D).
+        key: (B, heads, K, D).
+        value: (B, heads, K, D).
+        mask: (B, 1, 1, K) bool, which keys may be attended to; None for all of them.
+
+    Returns:
+        (B, heads, L, D).
+    """
+    if flash_attn_func and mask is None and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        swapped = (each.transpose(1, 2) for each in (query, key, value))  # flash-attn: (B, L, heads, D)
+        attended: Tensor = flash_attn_func(*swapped)
+        return attended.transpose(1, 2)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def to_windows(tokens: Tensor, grid: Grid, window: int) -> Tensor:
+    """Cut a grid of tokens (B, L, C) into square windows, (B * windows, window * window, C).
+
+    Raises:
+        ValueError: a side of the grid is no multiple of the window.
+    """
+    rows, cols = grid
+    if rows % window or cols % window:
+        raise ValueError(f"{rows} x {cols} tokens do not divide into windows of {window} x {window}")
+    cut = tokens.view(-1, rows // window, window, cols // window, window, tokens.shape[-1])
+    return cut.transpose(2, 3).reshape(-1, window * window, tokens.shape[-1])
+
+
+def from_windows(tokens: Tensor, grid: Grid, window: int) -> Tensor:
+    """Undo `to_windows`."""
+    rows, cols = grid
+    cut = tokens.view(-1, rows // window, cols // window, window, window, tokens.shape[-1])
+    return cut.transpose(2, 3).reshape(-1, rows * cols, tokens.shape[-1])
+
+
 class SelfAttention(nn.Module):
     """Attention of tokens to each other (MST eq. 1)."""
 
@@ -32,7 +78,7 @@ class SelfAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L, C) to (B, L, C)."""
         query, key, value = (split_heads(each, self.num_heads) for each in self.qkv(tokens).chunk(3, -1))
-        attended: Tensor = self.proj(join_heads(F.scaled_dot_product_attention(query, key, value)))
+        attended: Tensor = self.proj(join_heads(attention(query, key, value)))
         return attended
 
 
@@ -65,8 +111,7 @@ class CrossAttention(nn.Module):
         key_value = self.key_value(self.norm_context(context))
         key, value = (split_heads(each, self.num_heads) for each in key_value.chunk(2, -1))
         mask = None if attend is None else attend[:, None, None, :]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        update: Tensor = self.proj(join_heads(attended))
+        update: Tensor = self.proj(join_heads(attention(query, key, value, mask)))
         return update
 
 
@@ -103,10 +148,12 @@ class Block(nn.Module):
         embed_dim: C.
         num_heads: of the attention.
         layer_scale: whether the residuals are scaled per channel, as in DINOv2.
+        window: side in tokens of the windows within which it attends; 0 to attend to all tokens.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, layer_scale: bool) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, layer_scale: bool, window: int = 0) -> None:
         super().__init__()
+        self.window = window
         self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.attn = SelfAttention(embed_dim, num_heads)
         self.ls1 = LayerScale(embed_dim) if layer_scale else nn.Identity()
@@ -114,8 +161,14 @@ class Block(nn.Module):
         self.mlp = MLP(embed_dim)
         self.ls2 = LayerScale(embed_dim) if layer_scale else nn.Identity()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, L, C) to (B, L, C)."""
-        tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """(B, L, C), the tokens of a grid, to (B, L, C)."""
+        tokens = tokens + self.ls1(self._attend(self.norm1(tokens), grid))
         updated: Tensor = tokens + self.ls2(self.mlp(self.norm2(tokens)))
         return updated
+
+    def _attend(self, tokens: Tensor, grid: Grid) -> Tensor:
+        if not self.window:
+            attended: Tensor = self.attn(tokens)
+            return attended
+        return from_windows(self.attn(to_windows(tokens, grid, self.window)), grid, self.window)

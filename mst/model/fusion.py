@@ -84,7 +84,7 @@ class FusionStage(nn.Module):
         # belongs to a scale that was not chosen is masked.
         context, attend = [], []
         for number, (selection, scale) in enumerate(zip(selections, scales, strict=True)):
-            positions = gather_tokens(scale.positions.expand(len(kernel), -1, -1), selection.indices)
+            positions = gather_tokens(scale.positions.expand(kernel.shape[0], -1, -1), selection.indices)
             factor = straight_through(means[:, number])[:, None, None]
             context.append((selection.tokens + positions) * factor)
             attend.append((chosen == number)[:, None].expand_as(selection.indices))
@@ -106,5 +106,5 @@ class FusionStage(nn.Module):
 
 def downsample(tokens: Tensor, grid: Grid) -> Tensor:
     """Average tokens (B, L, C) over 4 x 4 neighbours; what is left over at the border is averaged alone."""
-    image = tokens.mT.reshape(len(tokens), -1, *grid)
+    image = tokens.mT.reshape(tokens.shape[0], -1, *grid)
     return F.avg_pool2d(image, _DOWNSAMPLE, ceil_mode=True, count_include_pad=False).flatten(2).mT

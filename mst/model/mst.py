@@ -14,8 +14,8 @@ from mst.model.head import MLPHead
 from mst.model.neck import SimpleFPN
 from mst.model.patch_embed import PatchEmbed, PositionEmbed, Scale
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 _COORD_CHANNELS = 3  # previous mask, positive clicks, negative clicks
 
 
@@ -52,15 +52,21 @@ class MST(nn.Module):
         self.config = config
         dim = config.dimensions
         grid = config.image_size // config.patch_size
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         self.patch_embed = PatchEmbed(3, dim.embed_dim, config.patch_size, config.patch_sizes)
         self.patch_embed_coords = PatchEmbed(
             _COORD_CHANNELS, dim.embed_dim, config.patch_size, config.patch_sizes
         )
         self.pos_embed = PositionEmbed((grid, grid), dim.embed_dim)
         self.blocks = nn.ModuleList(
-            Block(dim.embed_dim, dim.num_heads, config.layer_scale) for _ in range(dim.depth)
+            Block(
+                dim.embed_dim,
+                dim.num_heads,
+                config.layer_scale,
+                window=0 if number % config.global_every == 0 else config.window,
+            )
+            for number in range(1, dim.depth + 1)
         )
         self.norm = nn.LayerNorm(dim.embed_dim, eps=NORM_EPS) if config.final_norm else nn.Identity()
         places = fusion_blocks(dim.depth, config.fusion_stages) if config.patch_sizes else ()
@@ -83,7 +89,7 @@ class MST(nn.Module):
             Logits at full size, and what the fusion modules selected.
 
         Raises:
-            ValueError: a side of the image is no multiple of a patch size.
+            ValueError: a side of the image is no multiple of a patch size, or of a window.
         """
         height, width = image.shape[-2:]
         image = (image - self.mean) / self.std
@@ -95,8 +101,8 @@ class MST(nn.Module):
             if str(number) in self.fusions:
                 base, scales, trace = self.fusions[str(number)](base, scales, clicks)
                 stages.append(trace)
-            base = base._replace(tokens=block(base.tokens))
-        features = self.norm(base.tokens).mT.reshape(len(image), -1, *base.grid)
+            base = base._replace(tokens=block(base.tokens, base.grid))
+        features = self.norm(base.tokens).mT.reshape(image.shape[0], -1, *base.grid)
         logits = self.head(self.neck(features))
         logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
         return Output(logits, tuple(stages))

@@ -1,0 +1,34 @@
+"""Write a model as ONNX, for other runtimes (needs the extra `export`).
+
+python pipelines/export.py --model models:/mst@champion --out out/mst.onnx
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from mst.checkpoint import load_model
+from mst.export import export_onnx
+from pipelines.command_line import parse, run
+from pipelines.tracking import fetch_checkpoint, tracking_uri
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Write a model as ONNX.", allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="checkpoint folder, or models:/NAME@ALIAS")
+    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    parser.add_argument("--slots", type=int, default=24, help="most clicks of an object")
+    arguments = parse(parser, None)
+    with tempfile.TemporaryDirectory() as folder:
+        model, config = load_model(fetch_checkpoint(tracking_uri(), arguments.model, Path(folder)))
+    export_onnx(model, arguments.out, arguments.slots)
+    side = config.model.image_size
+    print(
+        f"{arguments.out}: image (B, 3, {side}, {side}), clicks (B, {arguments.slots}, 3) and "
+        f"prev_mask (B, 1, {side}, {side}) to logits (B, 1, {side}, {side})"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -25,11 +25,15 @@ class Row:
     holds: bool | None = None
 
 
-def row(name: str, value: float, unit: str = "x", *, at_most: float | None = None) -> Row:
-    """Make a row; `at_most` is its goal, where it has one."""
-    if at_most is None:
-        return Row(name, value, unit)
-    return Row(name, value, unit, f"<= {at_most:g}", value <= at_most)
+def row(
+    name: str, value: float, unit: str = "x", *, at_most: float | None = None, at_least: float | None = None
+) -> Row:
+    """Make a row; `at_most` or `at_least` is its goal, where it has one."""
+    if at_most is not None:
+        return Row(name, value, unit, f"<= {at_most:g}", value <= at_most)
+    if at_least is not None:
+        return Row(name, value, unit, f">= {at_least:g}", value >= at_least)
+    return Row(name, value, unit)
 
 
 def seconds_side_by_side(

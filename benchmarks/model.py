@@ -1,61 +1,88 @@
-"""What MST's extra scales cost over the baseline, base size at 448, fp32: `make bench-model`."""
+"""What MST costs, at 448: against its own baseline, against the public one, in bf16 and compiled.
 
-from collections.abc import Callable
+    make bench-model                                       # all of it: about a quarter of an hour on 4 cores
+    .venv/bin/python -m benchmarks.model --only headline   # the rows with a goal
 
+Every ratio is of medians that were taken in turn, in one run.
+"""
+
+import argparse
+import multiprocessing
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import product
+from pathlib import Path
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Row, report, row, seconds_side_by_side
+from benchmarks.public_baseline import PublicBaseline
+from mst.checkpoint import load_model
 from mst.clicks import Click, click_tensor
-from mst.config import Config, override
+from mst.config import SIZES, Config, override
+from mst.data.scenes import shipped_photos
 from mst.losses import total_loss
 from mst.model import MST
 from mst.optim import build_optimizer
+from mst.predictor import forward as predict
+from mst.predictor import next_crop
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+Call = Callable[[], object]
 
 SIDE = 448
 BASELINE, MULTI_SCALE = "", "8,28"  # the patch sizes of the extra scales
 ROUNDS = 5
+SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "scenes_tiny"
 
 
-def build(patch_sizes: str) -> MST:
-    """MST-base, or the baseline where there are no extra scales."""
+def build(patch_sizes: str, size: str = "base") -> MST:
+    """MST, or the baseline where there are no extra scales."""
     torch.manual_seed(0)
-    return MST(override(Config(), {"model.patch_sizes": patch_sizes}).model)
+    return MST(override(Config(), {"model.patch_sizes": patch_sizes, "model.size": size}).model)
 
 
-def inputs(batch: int, side: int) -> Inputs:
+def inputs(batch: int) -> Inputs:
     """Image, clicks and previous mask of a batch."""
-    clicks = [[Click(side // 2, side // 2, True), Click(10, 10, False)]] * batch
-    return torch.rand(batch, 3, side, side), click_tensor(clicks, 4), torch.zeros(batch, 1, side, side)
+    clicks = [[Click(SIDE // 2, SIDE // 2, True), Click(10, 10, False)]] * batch
+    return torch.rand(batch, 3, SIDE, SIDE), click_tensor(clicks, 4), torch.zeros(batch, 1, SIDE, SIDE)
 
 
-def parameters(model: MST) -> float:
+def parameters(model: nn.Module) -> float:
     """Millions of parameters."""
     return sum(each.numel() for each in model.parameters()) / 1e6
 
 
-def gmac(model: MST, batch: Inputs) -> float:
+def gmac(model: nn.Module, batch: Inputs) -> float:
     """Thousand million multiply-adds of a forward."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(*batch)
     return counter.get_total_flops() / 2e9
 
 
-def forward(model: MST, batch: Inputs) -> Callable[[], object]:
+def precision(name: str) -> AbstractContextManager[object]:
+    """Autocast for bf16, nothing for fp32."""
+    return torch.autocast("cpu", torch.bfloat16) if name == "bf16" else nullcontext()
+
+
+def inference(model: nn.Module, batch: Inputs, number: str = "fp32", mode: str = "eager") -> Call:
     """A forward, as a server does it."""
     model.eval()
+    network: Callable[..., object] = torch.compile(model, fullgraph=True) if mode == "compiled" else model
 
     @torch.inference_mode()
     def run() -> object:
-        return model(*batch)
+        with precision(number):
+            return network(*batch)
 
     return run
 
 
-def train_step(model: MST, batch: Inputs) -> Callable[[], object]:
+def train_step(model: MST, batch: Inputs) -> Call:
     """Forward, losses, backward and AdamW."""
     model.train()
     config = Config()
@@ -71,26 +98,114 @@ def train_step(model: MST, batch: Inputs) -> Callable[[], object]:
     return run
 
 
+def train_step_peak(patch_sizes: str) -> float:
+    """Most memory in MB of a process that trains, beyond what it holds before it has a model."""
+    with multiprocessing.get_context("spawn").Pool(1) as fresh:
+        return fresh.apply(_peak, (patch_sizes,))
+
+
+def _peak(patch_sizes: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = train_step(build(patch_sizes), inputs(2))
+    step()
+    step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def against_baseline() -> Iterator[Row]:
+    """Size, work, time and memory beside the baseline, which has the same kernels and no extra scales."""
+    baseline, mst, one = build(BASELINE), build(MULTI_SCALE), inputs(1)
+    yield row("baseline_base_params", parameters(baseline), "M")
+    yield row("mst_base_over_baseline_params", parameters(mst) / parameters(baseline), at_most=1.20)
+    yield row("baseline_base_gmac", gmac(baseline, one), "GMAC")
+    yield row("mst_base_over_baseline_gmac", gmac(mst, one) / gmac(baseline, one), at_most=1.30)
+    calls = {"baseline": inference(baseline, one), "mst": inference(mst, one)}
+    seconds = seconds_side_by_side(calls, rounds=2 * ROUNDS)
+    yield row("mst_base_forward", 1000 * seconds["mst"], "ms")
+    yield row("mst_base_over_baseline_time", seconds["mst"] / seconds["baseline"], at_most=1.15)
+    steps = {"baseline": train_step(baseline, one), "mst": train_step(mst, one)}
+    seconds = seconds_side_by_side(steps, rounds=ROUNDS)
+    yield row("train_step_over_baseline_time", seconds["mst"] / seconds["baseline"], at_most=1.25)
+    memory = {name: train_step_peak(name) for name in (BASELINE, MULTI_SCALE)}
+    yield row("baseline_train_step_memory", memory[BASELINE], "MB")
+    yield row("train_step_over_baseline_memory", memory[MULTI_SCALE] / memory[BASELINE], at_most=1.25)
+
+
+def against_public_reference() -> Iterator[Row]:
+    """Time beside the public baseline computed the plain way, on two cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    public, one = PublicBaseline(SIZES["base"], SIDE, window=14, global_every=6), inputs(1)
+    calls = {"public": inference(public, one), "mst": inference(build(MULTI_SCALE), one)}
+    seconds = seconds_side_by_side(calls, rounds=2 * ROUNDS)
+    torch.set_num_threads(threads)
+    yield row("public_reference_forward", 1000 * seconds["public"], "ms")
+    yield row("mst_base_over_public_reference_time", seconds["mst"] / seconds["public"], at_most=1.0)
+
+
+def in_bf16_and_compiled() -> Iterator[Row]:
+    """What bf16 and compilation gain, and whether bf16 draws the same masks on photos."""
+    mst, one = build(MULTI_SCALE), inputs(1)
+    calls = {
+        "fp32 eager": inference(mst, one),
+        "bf16 eager": inference(mst, one, "bf16"),
+        "fp32 compiled": inference(mst, one, "fp32", "compiled"),
+        "bf16 compiled": inference(mst, one, "bf16", "compiled"),
+    }
+    seconds = seconds_side_by_side(calls, rounds=ROUNDS)
+    yield row("bf16_eager_speedup", seconds["fp32 eager"] / seconds["bf16 eager"])
+    yield row("fp32_compiled_speedup", seconds["fp32 eager"] / seconds["fp32 compiled"])
+    yield row("bf16_compiled_speedup", seconds["fp32 eager"] / seconds["bf16 compiled"], at_least=1.6)
+    yield row("bf16_mask_iou", mask_agreement(), "IoU", at_least=0.99)
+
+
+def mask_agreement() -> float:
+    """Mean IoU of the masks of bf16 and fp32, of the shipped model on photos, after one click each."""
+    model, config = load_model(SHIPPED)
+    model.eval()
+    crops = [
+        next_crop(
+            photo, [Click(photo.shape[0] * y // 8, photo.shape[1] * x // 8, True)], None, 112, config.eval
+        )
+        for photo in shipped_photos()
+        for y, x in product(range(1, 8, 2), repeat=2)
+    ]
+    masks = {}
+    for number in ("fp32", "bf16"):
+        with precision(number):
+            masks[number] = np.stack(predict(model, crops)) > config.eval.threshold
+    both, either = masks["fp32"] & masks["bf16"], masks["fp32"] | masks["bf16"]
+    return float(np.mean((both.sum((1, 2)) + 1) / (either.sum((1, 2)) + 1)))  # two empty masks agree
+
+
+def everywhere() -> Iterator[Row]:
+    """Time beside the baseline for both sizes, batches, precisions and modes."""
+    for size, batch, number, mode in product(
+        ("small", "base"), (1, 8), ("fp32", "bf16"), ("eager", "compiled")
+    ):
+        calls = {
+            name: inference(build(patches, size), inputs(batch), number, mode)
+            for name, patches in (("baseline", BASELINE), ("mst", MULTI_SCALE))
+        }
+        seconds = seconds_side_by_side(calls, rounds=ROUNDS if batch == 1 else 3)
+        name = f"{size}_b{batch}_{number}_{mode}"
+        yield row(f"mst_{name}_forward", 1000 * seconds["mst"] / batch, "ms/image")
+        yield row(f"mst_{name}_over_baseline_time", seconds["mst"] / seconds["baseline"])
+
+
+SUITES: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
+    "headline": (against_baseline, against_public_reference, in_bf16_and_compiled),
+    "everywhere": (everywhere,),
+}
+
+
 def main() -> None:
     """Run the benchmark."""
-    baseline, mst, one = build(BASELINE), build(MULTI_SCALE), inputs(1, SIDE)
-    infer = seconds_side_by_side(
-        {"baseline": forward(baseline, one), "mst": forward(mst, one)}, rounds=ROUNDS
-    )
-    train = seconds_side_by_side(
-        {"baseline": train_step(baseline, one), "mst": train_step(mst, one)}, rounds=ROUNDS
-    )
-    rows: list[Row] = [
-        row("baseline_base_params", parameters(baseline), "M"),
-        row("mst_base_params", parameters(mst), "M"),
-        row("mst_base_over_baseline_params", parameters(mst) / parameters(baseline), at_most=1.20),
-        row("baseline_base_gmac", gmac(baseline, one), "GMAC"),
-        row("mst_base_over_baseline_gmac", gmac(mst, one) / gmac(baseline, one), at_most=1.30),
-        row("mst_base_forward_time", 1000 * infer["mst"], "ms"),
-        row("mst_base_over_baseline_time", infer["mst"] / infer["baseline"], at_most=1.15),
-        row("train_step_over_baseline_time", train["mst"] / train["baseline"], at_most=1.25),
-    ]
-    report("model", rows)
+    parser = argparse.ArgumentParser(description="What MST costs.")
+    parser.add_argument("--only", choices=SUITES, help="one part of it")
+    only = parser.parse_args().only
+    suites = SUITES[only] if only else sum(SUITES.values(), ())
+    report("model", [each for suite in suites for each in suite()])
 
 
 if __name__ == "__main__":

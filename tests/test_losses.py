@@ -71,28 +71,32 @@ def random_trace():
 
 def literal_triplet(trace, mask, sample):
     """Eq. 6-7 with loops over pairs."""
-    total = 0.0
+    total = torch.zeros(())
     for chosen in trace.selections:
         labels = token_labels(mask, chosen)[sample].tolist()
-        d = [math.dist(trace.kernel[sample].tolist(), token.tolist()) for token in chosen.tokens[sample]]
+        d = [(trace.kernel[sample] - token).square().sum().sqrt() for token in chosen.tokens[sample]]
         pairs = [
-            math.log1p(math.exp(d[p] - d[n]))
+            torch.log(1 + torch.exp(d[p] - d[n]))
             for p in range(len(d))
             for n in range(len(d))
             if labels[p] and not labels[n]
         ]
-        total += sum(pairs) / len(pairs) if pairs else 0.0
+        total = total + (sum(pairs) / len(pairs) if pairs else 0.0)
     return total
 
 
-def test_triplet_patch_loss_is_equations_6_and_7():
+def test_triplet_patch_loss_is_equations_6_and_7_in_value_and_gradient():
     torch.manual_seed(0)
     mask = (torch.rand(3, 1, 4, 4) > 0.5).float().repeat_interleave(4, 2).repeat_interleave(4, 3)
     traces = [random_trace(), random_trace()]
     losses = triplet_patch_loss(traces, mask)
-    for sample in range(3):
-        expected = sum(literal_triplet(trace, mask, sample) for trace in traces) / 2
-        assert losses[sample].item() == pytest.approx(expected, rel=1e-5)
+    expected = torch.stack([sum(literal_triplet(trace, mask, i) for trace in traces) / 2 for i in range(3)])
+    torch.testing.assert_close(losses, expected)
+    inputs = [each for trace in traces for each in (trace.kernel, *(s.tokens for s in trace.selections))]
+    found = torch.autograd.grad(losses.square().sum(), inputs)
+    wanted = torch.autograd.grad(expected.square().sum(), inputs)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])

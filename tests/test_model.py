@@ -4,7 +4,9 @@ import torch.nn.functional as F
 from timm.layers.patch_embed import resample_patch_embed
 
 from mst.clicks import Click, click_tensor
+from mst.config import ModelConfig
 from mst.model import MST
+from mst.model.attention import Block, from_windows, to_windows
 from mst.model.head import MLPHead
 from mst.model.mst import fusion_blocks
 from mst.model.patch_embed import PatchEmbed, PositionEmbed, resize_matrix
@@ -112,3 +114,40 @@ def test_positions_of_the_stored_grid_are_returned_as_they_are():
     positions = PositionEmbed((3, 4), 5)
     assert torch.equal(positions((3, 4)), positions.grid.flatten(2).mT)
     assert positions((6, 8)).shape == (1, 48, 5)
+
+
+@pytest.mark.parametrize(
+    ("size", "base", "patches"),
+    [(112, 16, (8, 28)), (64, 16, (8, 32)), (48, 16, (12, 24)), (112, 16, (8, 28, 56))],
+)
+def test_any_set_of_patches_works_and_is_trained_by_one_kernel(size, base, patches):
+    config = ModelConfig(
+        size="tiny", depth=2, fusion_stages=1, image_size=size, patch_size=base, patch_sizes=patches
+    )
+    model = MST(config)
+    image, clicks, _ = inputs(size, size)
+    output = model(image, clicks, torch.zeros(2, 1, size, size))
+    assert output.logits.shape == (2, 1, size, size)
+    assert [each.grid for each in output.stages[0].selections] == [(size // each,) * 2 for each in patches]
+    for selection in output.stages[0].selections:
+        (gradient,) = torch.autograd.grad(
+            selection.scores.sum(), model.patch_embed.proj.weight, retain_graph=True
+        )
+        assert gradient.any()
+
+
+def test_windows_attend_to_nothing_outside():
+    tokens = torch.randn(1, 4 * 6, 8)
+    windows = to_windows(tokens, (4, 6), 2)
+    assert windows.shape == (6, 4, 8)
+    assert torch.equal(windows[1], tokens.view(4, 6, 8)[:2, 2:4].reshape(4, 8))
+    assert torch.equal(from_windows(windows, (4, 6), 2), tokens)
+    with pytest.raises(ValueError, match="4 x 5 tokens do not divide into windows of 2 x 2"):
+        to_windows(tokens[:, :20], (4, 5), 2)
+
+    block = Block(8, 2, layer_scale=False, window=2)
+    changed = tokens.clone()
+    changed[0, 0, 0] += 1
+    differs = (block(changed, (4, 6)) - block(tokens, (4, 6))).abs().sum(-1).view(4, 6) > 0
+    assert differs[:2, :2].all()
+    assert differs.sum() == 4

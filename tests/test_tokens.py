@@ -1,7 +1,5 @@
 """Each function of `mst.model.tokens` against its equation, taken literally: loops and one-hot matrices."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -57,14 +55,28 @@ def test_reference_kernel_is_equation_2():
     torch.testing.assert_close(gradient, wanted)
 
 
+def literal_similarity(kernel: Tensor, token: Tensor) -> Tensor:
+    """Eq. 3: sigmoid of the cosine, channel by channel."""
+    product = sum(a * b for a, b in zip(kernel, token, strict=True))
+    lengths = sum(a * a for a in kernel).sqrt() * sum(b * b for b in token).sqrt()
+    return 1 / (1 + torch.exp(-product / lengths))
+
+
 def test_similarity_is_equation_3():
-    kernel, tokens = torch.randn(2, DIM), torch.randn(2, 9, DIM)
+    kernel = torch.randn(2, DIM, requires_grad=True)
+    tokens = torch.randn(2, 9, DIM, requires_grad=True)
     scores = similarity(kernel, tokens)
-    for sample in range(2):
-        for index in range(9):
-            q, f = kernel[sample].tolist(), tokens[sample, index].tolist()
-            cosine = sum(a * b for a, b in zip(q, f, strict=True)) / (math.hypot(*q) * math.hypot(*f))
-            assert scores[sample, index].item() == pytest.approx(1 / (1 + math.exp(-cosine)), abs=1e-6)
+    expected = torch.stack(
+        [
+            torch.stack([literal_similarity(q, f) for f in each])
+            for q, each in zip(kernel, tokens, strict=True)
+        ]
+    )
+    torch.testing.assert_close(scores, expected)
+    found = torch.autograd.grad(scores.square().sum(), (kernel, tokens))
+    wanted = torch.autograd.grad(expected.square().sum(), (kernel, tokens))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(("length", "ratio", "kept"), [(3136, 1 / 12, 261), (256, 1 / 12, 21), (4, 0.01, 1)])
@@ -136,12 +148,14 @@ def scales(batch: int, sides: tuple[int, ...] = (8, 4)) -> list[Scale]:
     ]  # fmt: skip
 
 
-def test_fusion_equals_a_sample_by_sample_version_with_only_the_chosen_scale():
+@pytest.mark.parametrize("sides", [(8,), (8, 4), (8, 7, 6)])
+def test_fusion_equals_a_sample_by_sample_version_with_only_the_chosen_scale(sides):
+    torch.manual_seed(2)
     stage, base = fusion_stage(), base_tokens()
-    extra = scales(len(CLICKS))
+    extra = scales(len(CLICKS), sides)
     clicks = click_tensor(CLICKS, 24)
     updated, new_scales, trace = stage(base, extra, clicks)
-    assert set(trace.chosen.tolist()) == {0, 1}  # both scales are chosen by some sample
+    assert set(trace.chosen.tolist()) == set(range(len(sides)))  # each scale is chosen by some sample
     for sample in range(len(CLICKS)):
         number = int(trace.chosen[sample])
         selection, scale = trace.selections[number], extra[number]
@@ -164,6 +178,44 @@ def test_gradients_reach_the_scores_and_the_choice_of_scale():
     for number, gradient in enumerate(gradients):
         reached = gradient.abs().sum(1) > 0
         assert torch.equal(reached, trace.chosen == number)
+
+
+def test_the_choice_of_scale_by_mask_has_the_one_hot_forms_gradient():
+    """The one-hot form: sum over scales j of onehot_j * S_j, its gradient taken as that of the means."""
+    stage, base = fusion_stage().double(), base_tokens()
+    base = base._replace(tokens=base.tokens.double())
+    extra = [
+        each._replace(tokens=each.tokens.double(), positions=torch.zeros_like(each.positions))
+        for each in scales(len(CLICKS), (4, 4))
+    ]
+    updated, _, trace = stage(base, extra, click_tensor(CLICKS, 24).double())
+    scores = [each.scores for each in trace.selections]
+    found = torch.autograd.grad(updated.tokens.square().sum(), scores, retain_graph=True)
+
+    means = torch.stack(
+        [each.gather(1, s.indices).mean(1) for each, s in zip(scores, trace.selections, strict=True)], 1
+    )
+    one_hot = torch.nn.functional.one_hot(trace.chosen, 2) * (1 + means - means.detach())
+    selected = torch.stack([each.tokens for each in trace.selections])  # (J, B, K, C)
+    context = torch.einsum("bj,jbkc->bkc", one_hot, selected)
+    expected = base.tokens + stage.guide_base(base.tokens, context)
+    torch.testing.assert_close(updated.tokens, expected)
+    wanted = torch.autograd.grad(expected.square().sum(), scores)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.any()
+
+
+def test_fusion_in_bf16_stays_close():
+    stage, base = fusion_stage(), base_tokens()
+    extra, clicks = scales(len(CLICKS)), click_tensor(CLICKS, 24)
+    _, _, trace = stage(base, extra, clicks)
+    with torch.autocast("cpu", torch.bfloat16):
+        half, _, traced = stage(base, extra, clicks)
+    assert half.tokens.isfinite().all()
+    for one, other in zip(trace.selections, traced.selections, strict=True):
+        torch.testing.assert_close(other.scores.float(), one.scores, atol=0.02, rtol=0)
+    torch.testing.assert_close(traced.kernel.float(), trace.kernel, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("sides", [(8,), (8, 4), (8, 4, 2)])

@@ -1,0 +1,130 @@
+"""What a click and a training image cost on a GPU: MST-base at 448, bf16, compiled.
+
+    make bench-gpu                             # on a machine with CUDA; without one it says so
+    .venv/bin/python -m benchmarks.gpu --size small --batch 32
+
+MFU is the share of the card's peak in dense bf16 that the network's own multiply-adds make up, a training
+image counting three times a forward.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.harness import Row, report, row
+from benchmarks.model import BASELINE, MULTI_SCALE, SIDE, build, gmac, inputs
+from mst.config import Config
+from mst.losses import total_loss
+from mst.optim import build_optimizer
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
+ROUNDS = 20
+
+
+def seconds_per_call(call: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Mean time of a call on the GPU, after three that compile and warm up."""
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(rounds):
+        call()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / rounds
+
+
+def peak_flops() -> float:
+    """Peak of this card, in FLOP/s; NaN for one that is not in the table."""
+    name = torch.cuda.get_device_name()
+    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), float("nan"))
+
+
+def on_gpu(batch: int) -> tuple[Tensor, ...]:
+    """Inputs of a batch, on the GPU."""
+    return tuple(each.cuda() for each in inputs(batch))
+
+
+def predict(network: Callable[..., object], batch: int) -> Callable[[], object]:
+    """A forward as a server does it."""
+    tensors = on_gpu(batch)
+
+    @torch.inference_mode()
+    def run() -> object:
+        with torch.autocast("cuda", torch.bfloat16):
+            return network(*tensors)
+
+    return run
+
+
+def learn(model: nn.Module, batch: int) -> Callable[[], object]:
+    """Forward, losses, backward and AdamW, the forward and the losses in one graph."""
+    config = Config()
+    tensors, optimizer = on_gpu(batch), build_optimizer(model, config.optim)
+    mask = torch.zeros_like(tensors[2])
+    mask[..., SIDE // 4 : SIDE // 2, SIDE // 4 : SIDE // 2] = 1
+
+    @torch.compile(fullgraph=True)
+    def loss() -> Tensor:
+        return total_loss(model(*tensors), mask, config.loss).total
+
+    def run() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            total = loss()
+        total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def waits_for_nothing(call: Callable[[], object]) -> bool:
+    """Whether a call runs without a synchronisation of the CPU with the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    except RuntimeError:
+        return False
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return True
+
+
+def rows(size: str, batch: int) -> Iterator[Row]:
+    """All figures of one size."""
+    peak = peak_flops()
+    for name, patches in ((f"baseline_{size}", BASELINE), (f"mst_{size}", MULTI_SCALE)):
+        model = build(patches, size)
+        flops = 2e9 * gmac(model, inputs(1))
+        model = model.cuda().eval()
+        network = torch.compile(model, fullgraph=True)
+        yield row(f"{name}_gpu_click", 1000 * seconds_per_call(predict(network, 1)), "ms")
+        rate = batch / seconds_per_call(predict(network, batch))
+        yield row(f"{name}_gpu_inference", rate, "img/s")
+        yield row(f"{name}_gpu_inference_mfu", rate * flops / peak, at_least=0.55)
+        torch.cuda.reset_peak_memory_stats()
+        step = learn(model.train(), batch)
+        rate = batch / seconds_per_call(step)
+        yield row(f"{name}_gpu_training", rate, "img/s")
+        yield row(f"{name}_gpu_training_mfu", 3 * rate * flops / peak, at_least=0.45)
+        yield row(f"{name}_gpu_training_memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+        yield row(f"{name}_gpu_training_waits", float(not waits_for_nothing(step)), "", at_most=0)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description="What MST costs on a GPU.")
+    parser.add_argument("--size", default="base", help="of the model")
+    parser.add_argument("--batch", type=int, default=32, help="images at once")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("no CUDA device here: nothing to measure")
+        return
+    torch.set_float32_matmul_precision("high")
+    report("gpu", list(rows(arguments.size, arguments.batch)))
+
+
+if __name__ == "__main__":
+    main()

@@ -123,7 +123,7 @@ def main() -> None:
         print("no CUDA device here: nothing to measure")
         return
     torch.set_float32_matmul_precision("high")
-    report("gpu", list(rows(arguments.size, arguments.batch)))
+    report("gpu", rows(arguments.size, arguments.batch))
 
 
 if __name__ == "__main__":

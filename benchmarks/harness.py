@@ -3,10 +3,11 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -59,14 +60,16 @@ def seconds_side_by_side(
     return {name: statistics.median(each) for name, each in taken.items()}
 
 
-def report(name: str, rows: list[Row]) -> None:
-    """Print the rows and write them to `out/bench/NAME.json`."""
-    table = Table(title=name)
+def report(name: str, rows: Iterable[Row]) -> None:
+    """Print each row as it comes, then all as a table, and write them to `out/bench/NAME.json`."""
+    console, table, done = Console(highlight=False), Table(title=name, box=SIMPLE_HEAD), []
     for column in ("", "value", "unit", "goal", "holds"):
         table.add_column(column, justify="right" if column == "value" else "left")
     for each in rows:
+        console.print(f"{each.name} {each.value:.3f} {each.unit}", style="dim")
         holds = {None: "", True: "yes", False: "[red]no"}[each.holds]
         table.add_row(each.name, f"{each.value:.3f}", each.unit, each.goal or "", holds)
-    Console().print(table)
+        done.append(asdict(each))
+    console.print(table)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / f"{name}.json").write_text(json.dumps([asdict(each) for each in rows], indent=2))
+    (OUT / f"{name}.json").write_text(json.dumps(done, indent=2))

@@ -25,7 +25,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from mst.checkpoint import read_config
+from mst.checkpoint import read_config, verify
 from mst.client import Client
 from mst.data.annotations import Sample
 from mst.data.sources import read_samples
@@ -34,6 +34,7 @@ from mst.peers import open_click_disks
 from mst.predictor import Predictor
 from mst.report import strip
 from mst.training import new_state
+from pipelines.storage import best_checkpoint
 
 PROJECT = Path(__file__).resolve().parent.parent
 DATA = PROJECT / "data" / "synthetic"
@@ -47,8 +48,15 @@ PICTURES = 8
 DISKS, UNTRAINED, CHAMPION = "disks around the clicks", "the same, untrained", "champion, over HTTP"
 MARGIN = 0.10  # by which the champion's mean IoU must exceed the others'
 
-# Ray warns of many processes wherever a sweep has more of them than there are cores.
-ENVIRONMENT = {**os.environ, "RAY_DEDUP_LOGS_SKIP_REGEX": "maximum expected startup concurrency"}
+ENVIRONMENT = {
+    **{
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+    },
+    # Ray warns of many processes wherever a sweep has more of them than there are cores.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "maximum expected startup concurrency",
+}  # this machine's own Ray and registry, whatever a user works with
 
 console = Console(highlight=False)
 
@@ -66,18 +74,19 @@ def main() -> None:
     command("pipelines/train.py", *settings, "--name", "train", "--num-workers", 2)
 
     step("Sweep tokens and losses, with early stopping")
-    trained = best_of(RUNS / "train")
+    trained = best_checkpoint(RUNS / "train")
     sweep = ("--name", "sweep", "--space", "tokens_and_losses", "--trials", 4, "--train.init", trained)
     short = ("--train.reset=", "--optim.lr", 5e-4, "--train.epochs", 2, "--train.samples_per_epoch", 320)
     command("pipelines/tune.py", *settings, *sweep, *short)
 
     step("Register the best as the champion")
-    command("pipelines/promote.py", "--run", winner().parent)
+    champion = winner()
+    command("pipelines/promote.py", "--run", champion.parent)
 
     step("Serve it and click on objects that it has never seen")
     samples = list(read_samples(["coco:annotations/instances_test.json"], DATA).spread(OBJECTS))
     with served() as url:
-        records = click_on(samples, Client(url))
+        records = click_on(samples, Client(url), untrained_like(champion))
         write_pictures(Client(url), samples[:PICTURES], records[CHAMPION][:PICTURES])
     results = {name: summarize(each, MAX_CLICKS) for name, each in records.items()}
     table(results)
@@ -108,20 +117,15 @@ def show(words: str) -> None:
     console.print(f"$ python {words}", style="dim", soft_wrap=True, markup=False)
 
 
-def best_of(run: Path) -> Path:
-    """Return a run's best checkpoint."""
-    return max(run.glob("epoch_*"), key=lambda folder: (score(folder), folder.name))
-
-
 def score(checkpoint: Path) -> float:
     """Return a checkpoint's score in validation."""
-    return float(json.loads((checkpoint / "manifest.json").read_text())["metrics"]["val_score"])
+    return float(verify(checkpoint)["metrics"]["val_score"])
 
 
 def winner() -> Path:
     """Return the better of the trained checkpoint and the sweep's best; both saw the same objects."""
     swept = Path(json.loads((RUNS / "sweep" / "sweep.json").read_text())[0]["checkpoint"])
-    trained = best_of(RUNS / "train")
+    trained = best_checkpoint(RUNS / "train")
     best = max((trained, swept), key=score)
     console.print(f"validation IoU: trained {score(trained):.3f}, best of the sweep {score(swept):.3f}")
     return best
@@ -135,7 +139,9 @@ def served() -> Iterator[str]:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     show(f"-m serve --port {port}")
-    server = subprocess.Popen([sys.executable, "-m", "serve", "--port", str(port)], cwd=PROJECT)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "serve", "--port", str(port)], cwd=PROJECT, env=ENVIRONMENT
+    )
     try:
         wait_until_ready(url, server)
         yield url
@@ -158,13 +164,19 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     sys.exit("the demo failed: the server was not ready after three minutes")
 
 
-def click_on(samples: list[Sample], client: Client) -> dict[str, list[ObjectRecord]]:
+def untrained_like(champion: Path) -> Predictor:
+    """Return the champion as it was before `train` began; the sweep's trials began with what that trained."""
+    start = read_config(best_checkpoint(RUNS / "train"))
+    config = start.model_copy(update={"model": read_config(champion).model})
+    state, _ = new_state(config, torch.device("cpu"))
+    return Predictor(state.model, config.eval)
+
+
+def click_on(samples: list[Sample], client: Client, untrained: Predictor) -> dict[str, list[ObjectRecord]]:
     """Let the evaluation's click robot use the served champion and what it is compared with."""
-    config = read_config(best_of(RUNS / "train"))
-    untrained, _ = new_state(config, torch.device("cpu"))
     methods: dict[str, Open] = {
         DISKS: open_click_disks,
-        UNTRAINED: Predictor(untrained.model, config.eval).open,
+        UNTRAINED: untrained.open,
         CHAMPION: client.open,
     }
     return {name: evaluate(method, samples, MAX_CLICKS) for name, method in methods.items()}

@@ -23,7 +23,7 @@ from mst.config import Config, flatten, from_dict
 from mst.errors import CheckpointError, ConfigError
 from mst.model import MST
 from mst.model.patch_embed import resize_positions
-from mst.model.weights import load_pretrained, load_state
+from mst.model.weights import check_pretrained, load_pretrained, load_state
 
 WEIGHTS, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "training_state.pt", "manifest.json"
 
@@ -148,21 +148,25 @@ def initialize(model: MST, source: str, reset: Sequence[str] = ()) -> str:
         model: to be trained.
         source: weights as `mst.model.weights.load_pretrained` takes them, or a checkpoint folder of the same
             architecture; its positions are resized where it was trained at another image size.
-        reset: parts of the model that keep their own weights; the checkpoint's may differ in shape.
+        reset: parts of the model that keep their own weights; a checkpoint's may differ in shape.
 
     Raises:
         CheckpointError: the source is neither, or does not fit the model; the message names what differs.
     """
-    path = Path(source)
+    check_pretrained(source)
+    path, random = Path(source), f"; random: {', '.join(reset)}" if reset else ""
+    own = {name: weight.clone() for name, weight in model.state_dict().items()}
+    kept = {name: own[name] for name in own.keys() - _without(own, reset).keys()}
     if not path.is_dir():
-        return f"{source}: {load_pretrained(model, source)}"
+        report = load_pretrained(model, source)
+        model.load_state_dict(kept, strict=False)
+        return f"{source}: {report}{random}"
     verify(path)
-    weights = _read_weights(path)
+    weights = {name: weight.float() for name, weight in _read_weights(path).items()}
     if "pos_embed.grid" in weights:
         grid = model.pos_embed.grid.shape[-2:]
         weights["pos_embed.grid"] = resize_positions(weights["pos_embed.grid"], grid)
-    weights, own = _without(weights, reset), model.state_dict()
-    kept = {name: own[name] for name in own.keys() - _without(own, reset).keys()}
+    weights = _without(weights, reset)
     try:
         load_state(model, {**weights, **kept}, str(path))
     except CheckpointError as error:
@@ -171,7 +175,6 @@ def initialize(model: MST, source: str, reset: Sequence[str] = ()) -> str:
             f"model.{key} {theirs[key]} there, {ours[key]} here" for key in ours if theirs[key] != ours[key]
         ]
         raise CheckpointError(f"{error}; settings that differ: {', '.join(differing) or 'none'}") from None
-    random = f"; random: {', '.join(reset)}" if reset else ""
     return f"{path}: {len(weights)} tensors loaded{random}"
 
 

@@ -218,6 +218,8 @@ class TrainConfig(Settings):
     """Most objects of a validation, spread evenly over the validation set."""
     val_clicks: Count = 20
     """Clicks that a validation gives each object at most."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of forward and backward (autocast); weights, optimizer and losses stay fp32."""
     choose_by: Literal["noc90", "noc85", "iou"] = "noc90"
     """What makes a checkpoint the best: fewest clicks to an IoU, or the highest mean IoU over the clicks."""
     keep: Count = 3
@@ -295,7 +297,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     tree = config.model_dump()
     for name, value in values.items():
         if name not in known:
-            raise ConfigError(_unknown(name, list(known)))
+            raise ConfigError(unknown_setting(name, list(known)))
         *path, last = name.split(".")
         node = tree
         for key in path:
@@ -331,7 +333,8 @@ def _parse(text: str, *, is_list: bool) -> Any:
     return text
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def unknown_setting(name: str, known: list[str]) -> str:
+    """Say that a name is no setting, and which one may have been meant."""
     # A name without its group ("k_ratio") is compared with the settings' last parts as well.
     by_last_part = {key.rsplit(".", 1)[-1]: key for key in known}
     near = difflib.get_close_matches(name, known, n=1) or [
@@ -344,6 +347,6 @@ def _unknown(name: str, known: list[str]) -> str:
 def _explain(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return _unknown(name, list(flatten(Config())))
+        return unknown_setting(name, list(flatten(Config())))
     got = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
     return f"setting '{name}': {error['msg'].removeprefix('Value error, ')}{got}"

@@ -32,7 +32,7 @@ class Prediction:
     clicks: tuple[Click, ...]
     probabilities: Probabilities
     box: Box | None
-    """What a zoomed forward looked at; None where it saw the whole image."""
+    """What the last forward looked at; None for the whole image, before any zoom."""
 
     def mask(self, threshold: float) -> Mask:
         """The predicted object, (H, W)."""
@@ -75,8 +75,6 @@ def next_crop(
     box = None
     if previous and config.zoom:
         box = zoom_box(previous.mask(config.threshold), clicks, previous.box, config)
-        if box == Box(0, 0, height, width):
-            box = None
     seen = box or Box(0, 0, height, width)
     probabilities = previous.probabilities if previous else np.zeros((height, width), np.float32)
     return Crop(

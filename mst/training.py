@@ -60,8 +60,8 @@ class TrainingState:
     """Running average of the weights; None where none is kept."""
     epoch: int = 0
     """The next epoch to run, from 0."""
-    skipped_images: int = 0
-    """Broken images met so far, over all workers."""
+    skipped_samples: int = 0
+    """Samples so far that another image replaced because theirs was broken, over all workers."""
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to validate, save and use."""
@@ -74,7 +74,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
             "epoch": self.epoch,
-            "skipped_images": self.skipped_images,
+            "skipped_samples": self.skipped_samples,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -84,7 +84,7 @@ class TrainingState:
         if self.average is not None:
             for name, value in state["average"].items():
                 self.average[name].copy_(value)
-        self.epoch, self.skipped_images = state["epoch"], state["skipped_images"]
+        self.epoch, self.skipped_samples = state["epoch"], state["skipped_samples"]
 
 
 def new_state(config: Config, device: torch.device) -> tuple[TrainingState, str]:
@@ -140,9 +140,8 @@ def fit(
         start, skipped = time.perf_counter(), 0
         for number, batch in enumerate(loader):
             step = state.epoch * steps_per_epoch + number
-            set_learning_rate(
-                state.optimizer, learning_rate(step, steps_per_epoch, config.train.epochs, config.optim)
-            )
+            rate = learning_rate(step, steps_per_epoch, config.train.epochs, config.optim)
+            set_learning_rate(state.optimizer, rate)
             _seed_dropout(config.seed, step, shard.rank)
             skipped += int(batch.skipped.sum())
             metrics = train_step(network, state.optimizer, Batch(*batch), step, config)
@@ -150,16 +149,17 @@ def fit(
                 update_average(state.average, state.model, config.optim.ema, step)
             now = time.perf_counter()
             metrics["images_per_second"] = config.train.batch_size / (now - start)
-            metrics["lr"] = state.optimizer.param_groups[0]["lr"]
+            metrics["lr"] = rate
             start = now
             yield StepReport(state.epoch, step, steps_per_epoch * config.train.epochs, metrics)
-        state.skipped_images += sum(_gather(skipped, shard))
+        state.skipped_samples += sum(_gather(skipped, shard))
         state.epoch += 1
         if state.epoch % config.train.validate_every == 0 or state.epoch == config.train.epochs:
             summary = validate(state, validation, config, shard)
             metrics = {f"val_{name}": value for name, value in summary.metrics().items()}
             metrics["val_score"] = validation_score(summary, config)
-            metrics["skipped_images"] = float(state.skipped_images)
+            metrics["skipped_samples"] = float(state.skipped_samples)
+            metrics["epoch"] = float(state.epoch)
             yield EpochReport(state.epoch - 1, metrics, summary)
 
 
@@ -187,8 +187,9 @@ def train_step(
     assert isinstance(model, MST)
     batch = batch.to(model.mean.device)
     image = batch.image.float() / 255
-    clicks, prev_mask = simulate_clicks(model, image, batch, step, config)
-    output = network(image, clicks, prev_mask)
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+        clicks, prev_mask = simulate_clicks(model, image, batch, step, config)
+        output = network(image, clicks, prev_mask)
     losses = total_loss(output, batch.mask, config.loss)
     optimizer.zero_grad(set_to_none=True)
     losses.total.backward()  # type: ignore[no-untyped-call]
@@ -243,10 +244,15 @@ def validate(state: TrainingState, samples: SampleSet, config: Config, shard: Sh
     """Evaluate the state's weights by the click protocol, each worker on its share of the objects."""
     model = copy.deepcopy(state.model)
     model.load_state_dict(state.weights())
-    mine = samples.spread(config.train.val_objects).shard(shard.rank, shard.world_size)
+    mine = validation_share(samples, config, shard)
     records = evaluate(Predictor(model, config.eval).open, mine, config.train.val_clicks)
     everyone: list[list[ObjectRecord]] = _gather(records, shard)
     return summarize([record for each in everyone for record in each], config.train.val_clicks)
+
+
+def validation_share(samples: SampleSet, config: Config, shard: Shard) -> SampleSet:
+    """Return the objects that this worker validates on."""
+    return samples.spread(config.train.val_objects).shard(shard.rank, shard.world_size)
 
 
 def validation_score(summary: Summary, config: Config) -> float:
@@ -267,5 +273,5 @@ def _gather(value: Any, shard: Shard) -> list[Any]:
 
 def _mean_iou(logits: Tensor, mask: Tensor) -> float:
     prediction, truth = logits.detach().flatten(1) > 0, mask.flatten(1) > 0.5
-    union = (prediction | truth).sum(1)
-    return float(((prediction & truth).sum(1) / union.clamp(min=1)).mean())
+    intersection, union = (prediction & truth).sum(1), (prediction | truth).sum(1)
+    return float(torch.where(union > 0, intersection / union, 1).mean())

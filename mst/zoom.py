@@ -42,24 +42,25 @@ class Box(NamedTuple):
 def zoom_box(prediction: Mask, clicks: Sequence[Click], previous: Box | None, config: EvalConfig) -> Box:
     """Choose what part of the image the next forward sees.
 
-    The box of the predicted object and the positive clicks, widened; the previous zoom's box as long as it
-    still fits: its IoU with the new one is at least 0.5 and it holds all positive clicks.
+    The box of the predicted object and the positive clicks, widened, or the whole image where nothing is
+    predicted; but the previous box as long as it still fits: its IoU with the new one is at least 0.5 and it
+    holds all positive clicks.
 
     Args:
-        prediction: the last mask, (H, W). Where it is empty there is nothing to zoom into: the whole image.
+        prediction: the last mask, (H, W).
         clicks: all clicks so far, in the image's pixels.
         previous: the box of the last zoom; None if there was none.
         config: how far the box is widened, and its smallest side.
     """
     height, width = prediction.shape
-    if not prediction.any():
-        return Box(0, 0, height, width)
     positive = [click for click in clicks if click.is_positive]
-    rows = np.flatnonzero(prediction.any(1)).tolist() + [round(click.row) for click in positive]
-    cols = np.flatnonzero(prediction.any(0)).tolist() + [round(click.col) for click in positive]
-    top, bottom = _widen(min(rows), max(rows) + 1, height, config)
-    left, right = _widen(min(cols), max(cols) + 1, width, config)
-    box = Box(top, left, bottom, right)
+    box = Box(0, 0, height, width)
+    if prediction.any():
+        rows = np.flatnonzero(prediction.any(1)).tolist() + [round(click.row) for click in positive]
+        cols = np.flatnonzero(prediction.any(0)).tolist() + [round(click.col) for click in positive]
+        top, bottom = _widen(min(rows), max(rows) + 1, height, config)
+        left, right = _widen(min(cols), max(cols) + 1, width, config)
+        box = Box(top, left, bottom, right)
     if previous and box_iou(box, previous) >= _STALE_IOU and all(map(previous.contains, positive)):
         return previous
     return box

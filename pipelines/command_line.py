@@ -1,10 +1,11 @@
 """Command lines whose options are the settings of an experiment."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from mst.config import Config, flatten, leaves, override
+from mst.config import Config, flatten, leaves, override, unknown_setting
 from mst.errors import ConfigError, MSTError
 from pipelines.recipes import RECIPES
 
@@ -35,18 +36,34 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line; an unknown option is named together with the nearest setting.
+    """Parse a command line; an unknown option is named together with the nearest one.
 
     Raises:
         ConfigError: an option is unknown.
     """
     arguments, rest = parser.parse_known_args(argv)
-    for text in rest:
-        if text.startswith("--"):
-            override(Config(), {text.removeprefix("--").partition("=")[0]: ""})  # raises, with a suggestion
-    if rest:
-        raise ConfigError(f"unexpected argument '{rest[0]}'")
-    return arguments
+    if not rest:
+        return arguments
+    name, known = (
+        rest[0].partition("=")[0],
+        sorted(parser._option_string_actions),
+    )  # argparse tells no other way
+    if not name.startswith("--"):
+        raise ConfigError(f"unexpected argument '{name}'")
+    settings = [each.removeprefix("--") for each in known if "." in each]
+    if "." in name and settings:
+        raise ConfigError(unknown_setting(name.removeprefix("--"), settings))
+    near = difflib.get_close_matches(name, known, n=1)
+    raise ConfigError(
+        f"unknown option '{name}'; " + (f"did you mean '{near[0]}'?" if near else "--help lists all")
+    )
+
+
+def count(text: str) -> int:
+    """Read an option's value that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of at least 1")
+    return int(text)
 
 
 def run(main: Callable[[], None]) -> None:

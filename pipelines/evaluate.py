@@ -10,6 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -18,25 +19,24 @@ from mst.checkpoint import load_model
 from mst.data.sources import read_samples
 from mst.evaluation import ObjectRecord, Summary, evaluate, summarize
 from mst.predictor import Predictor
-from pipelines.command_line import parse, run
+from pipelines.command_line import count, parse, run
 from pipelines.tracking import fetch_checkpoint, tracking_uri
 
 
 def show(summary: Summary, title: str) -> None:
     """Print a summary."""
-    table = Table(title=f"{title}: {summary.objects} objects, at most {summary.max_clicks} clicks")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{title}: {summary.objects} objects, at most {summary.max_clicks} clicks")
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("IoU")
     for target in summary.noc:
         table.add_column(f"{target} %", justify="right")
     table.add_row("clicks to reach it (NoC)", *(f"{value:.2f}" for value in summary.noc.values()))
     table.add_row("never reached it (NoF)", *(str(value) for value in summary.nof.values()))
+    console.print(table)
     shown = [click for click in (1, 2, 3, 5, 10, 20) if click <= summary.max_clicks]
     ious = "  ".join(f"{click}: {summary.iou[click - 1]:.3f}" for click in shown)
-    console = Console()
-    console.print(table)
-    console.print(
-        f"mean IoU after click {ious}   {1000 * summary.seconds_per_click:.0f} ms a click", highlight=False
-    )
+    console.print(f"mean IoU after click {ious}   {1000 * summary.seconds_per_click:.0f} ms a click")
 
 
 def main() -> None:
@@ -46,8 +46,10 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True, help="checkpoint folder, or models:/NAME@ALIAS")
     parser.add_argument("--data", required=True, help="coco:JSON, lvis:JSON or grabcut:FOLDER")
-    parser.add_argument("--max-objects", type=int, default=None, help="evaluate on so many, evenly spread")
-    parser.add_argument("--max-clicks", type=int, default=None, help="for each object (default: the model's)")
+    parser.add_argument("--max-objects", type=count, default=None, help="evaluate on so many, evenly spread")
+    parser.add_argument(
+        "--max-clicks", type=count, default=None, help="for each object (default: the model's)"
+    )
     parser.add_argument("--no-zoom", action="store_true", help="always look at the whole image")
     parser.add_argument("--out", type=Path, default=None, help="write the records of all objects as JSON")
     arguments = parse(parser, None)

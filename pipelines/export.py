@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mst.checkpoint import load_model
 from mst.export import export_onnx
-from pipelines.command_line import parse, run
+from pipelines.command_line import count, parse, run
 from pipelines.tracking import fetch_checkpoint, tracking_uri
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a model as ONNX.", allow_abbrev=False)
     parser.add_argument("--model", required=True, help="checkpoint folder, or models:/NAME@ALIAS")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
-    parser.add_argument("--slots", type=int, default=24, help="most clicks of an object")
+    parser.add_argument("--slots", type=count, default=24, help="most clicks of an object")
     arguments = parse(parser, None)
     with tempfile.TemporaryDirectory() as folder:
         model, config = load_model(fetch_checkpoint(tracking_uri(), arguments.model, Path(folder)))

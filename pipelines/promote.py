@@ -10,7 +10,13 @@ from mst.checkpoint import read_config, verify
 from mst.errors import CheckpointError
 from pipelines.command_line import parse, run
 from pipelines.storage import absolute, best_checkpoint
-from pipelines.tracking import REGISTERED_MODEL, find_run, register_champion, tracking_uri
+from pipelines.tracking import (
+    REGISTERED_MODEL,
+    champion_version,
+    find_run,
+    register_champion,
+    tracking_uri,
+)
 
 
 def promote(uri: str, folder: Path) -> str:
@@ -37,8 +43,13 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="folder of the run, as in runs/NAME")
     arguments = parse(parser, None)
     folder = Path(absolute(arguments.run))
-    version = promote(tracking_uri(), folder)
-    print(f"models:/{REGISTERED_MODEL}@champion is now version {version}, from {best_checkpoint(folder)}")
+    uri = tracking_uri()
+    before = champion_version(uri)
+    version = promote(uri, folder)
+    print(
+        f"models:/{REGISTERED_MODEL}@champion is now version {version}, from {best_checkpoint(folder)}"
+        + (f"; it was version {before}" if before else "")
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Folders that outlive a process: where runs are stored, and what is in them."""
 
+import os
 from pathlib import Path
 
 from mst.checkpoint import verify
@@ -11,15 +12,17 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def absolute(path: str) -> str:
-    """Make a local path absolute, for workers whose working directory is another.
+    """Make a path absolute, for workers whose working directory is another.
 
     Raises:
-        ConfigError: the path is relative, and this is the copy of the project that a Ray job runs in.
+        ConfigError: the path is no local one; or it is relative, and this is the copy of the project that a
+            Ray job runs in.
     """
-    if "://" in path or path.startswith(HUB) or Path(path).is_absolute():
-        return path
-    check_outlives_job(f"the path '{path}' is relative")
-    return str(Path(path).absolute())
+    if "://" in path:
+        raise ConfigError(f"'{path}' is no path of a local or mounted folder")
+    if not Path(path).is_absolute():
+        check_outlives_job(f"the path '{path}' is relative")
+    return os.path.normpath(Path(path).absolute())
 
 
 def check_outlives_job(what: str) -> None:
@@ -37,7 +40,9 @@ def check_outlives_job(what: str) -> None:
 def absolute_paths(config: Config) -> Config:
     """Return a config whose data root and initial weights are absolute."""
     data = config.data.model_copy(update={"root": absolute(config.data.root)})
-    init = absolute(config.train.init) if config.train.init else None
+    init = config.train.init
+    if init and not init.startswith(HUB):
+        init = absolute(init)
     train = config.train.model_copy(update={"init": init})
     return config.model_copy(update={"data": data, "train": train})
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from mlflow.utils.time import get_current_time_millis
 from mst.checkpoint import WEIGHTS, copy_for_use, verify
 from mst.config import Config, flatten
 from mst.errors import CheckpointError
-from pipelines.storage import PROJECT, check_outlives_job
+from pipelines.storage import PROJECT, absolute, check_outlives_job
 
 EXPERIMENT = "mst"
 REGISTERED_MODEL = "mst"
@@ -68,7 +69,8 @@ def tracking_uri() -> str:
         ConfigError: the variable is not set in a Ray job, where the checkout is a copy that goes away.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        return uri
+        relative = re.fullmatch(r"sqlite:///(?!/)(.+)", uri)  # would be another file for each worker
+        return f"sqlite:///{absolute(relative[1])}" if relative else uri
     check_outlives_job("MLFLOW_TRACKING_URI is not set")
     folder = PROJECT / "mlruns"
     folder.mkdir(exist_ok=True)
@@ -87,9 +89,12 @@ def open_run(
         resume: whether the training goes on, and so does its run, if there is one.
         parent: id of the run that this one is part of.
     """
-    if resume and (found := find_run(uri, folder)):
-        found.client().update_run(found.run_id, status="RUNNING")
-        return found
+    if found := find_run(uri, folder):
+        if resume:
+            found.client().update_run(found.run_id, status="RUNNING")
+            return found
+        if not is_finished(uri, folder):
+            found.finish("KILLED")  # before its first checkpoint, or it would go on
     client = MlflowClient(uri, uri)
     tags = {_RUN_FOLDER: str(folder)} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
     run = client.create_run(_experiment(client), run_name=folder.name, tags=tags)
@@ -104,6 +109,12 @@ def find_run(uri: str, folder: Path) -> TrackedRun | None:
     ours = f"tags.`{_RUN_FOLDER}` = '{folder}'"
     found = client.search_runs([_experiment(client)], ours, max_results=1, order_by=["start_time DESC"])
     return TrackedRun(uri, found[0].info.run_id) if found else None
+
+
+def is_finished(uri: str, folder: Path) -> bool:
+    """Whether the run of a training that is stored in `folder` ended well."""
+    found = find_run(uri, folder)
+    return found is not None and found.client().get_run(found.run_id).info.status == "FINISHED"
 
 
 def close_children(parent: TrackedRun, stopped: Collection[str]) -> None:
@@ -144,6 +155,13 @@ def register_champion(checkpoint: Path, run: TrackedRun, tags: Mapping[str, str]
     ).version
     client.set_registered_model_alias(REGISTERED_MODEL, CHAMPION, version)
     return str(version)
+
+
+def champion_version(uri: str) -> str | None:
+    """Return the version that is the champion; None where there is none."""
+    client = MlflowClient(uri, uri)
+    found = client.search_registered_models(f"name = '{REGISTERED_MODEL}'")
+    return found[0].aliases.get(CHAMPION) if found else None
 
 
 def fetch_checkpoint(uri: str, model: str, out: Path) -> Path:

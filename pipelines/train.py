@@ -22,15 +22,14 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from mst.checkpoint import load_training_state, read_config, save_checkpoint
-from mst.config import Config, differences, from_dict
+from mst.config import Config, differences, from_dict, override
 from mst.data.sampler import Shard
 from mst.data.sources import check_sources, read_records, read_samples
 from mst.data.training_set import TrainingSet
 from mst.errors import ConfigError, MSTError
-from mst.model.weights import check_pretrained
-from mst.training import EpochReport, StepReport, TrainingState, fit, new_state
+from mst.training import EpochReport, StepReport, TrainingState, fit, new_state, validation_share
 from pipelines.cluster import connect
-from pipelines.command_line import add_settings, config_of, parse, run
+from pipelines.command_line import add_settings, config_of, count, parse, run
 from pipelines.progress import Smoothed, post, shown
 from pipelines.storage import (
     absolute,
@@ -40,7 +39,7 @@ from pipelines.storage import (
     epochs_done,
     newest_checkpoint,
 )
-from pipelines.tracking import TrackedRun, open_run, tracking_uri
+from pipelines.tracking import TrackedRun, is_finished, open_run, tracking_uri
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,13 @@ class Resources:
     use_gpu: bool = False
     max_failures: int = 3
     """Failures of workers, after each of which the run goes on from its last checkpoint."""
+
+    def wanted(self) -> dict[str, int]:
+        """Return what all workers take of a cluster, by Ray's names."""
+        return {
+            "CPU": self.num_workers * self.cpus_per_worker,
+            "GPU": self.num_workers * int(self.use_gpu),
+        }
 
 
 @dataclass(frozen=True)
@@ -87,14 +93,41 @@ def train_driver(
         parent: id of the MLflow run that this one is part of.
 
     Raises:
-        ConfigError, DataError, CheckpointError: as `check_run` says.
+        ConfigError, DataError, CheckpointError: as `check_run` says, or the run is finished.
         MSTError: whatever stopped a worker, if it is an error of this library.
         ray.train.TrainingFailedError: any other failure of the workers.
     """
     check_run(config, folder, resources)
-    resume = newest_checkpoint(folder) is not None
-    tracked = open_run(uri, folder, config, resume=resume, parent=parent)
-    trainer = TorchTrainer(
+    newest = newest_checkpoint(folder)
+    all_trained = newest is not None and epochs_done(newest) >= config.train.epochs
+    if all_trained and is_finished(uri, folder):
+        raise ConfigError(
+            f"run '{folder.name}' is finished: {newest} has all {config.train.epochs} epochs; "
+            "give this one another --name"
+        )
+    tracked = open_run(uri, folder, config, resume=newest is not None, parent=parent)
+    try:
+        if not all_trained:
+            _trainer(config, folder, resources, tracked, board, callbacks).fit()
+        best = best_checkpoint(folder)
+        tracked.log_checkpoint(best)
+    except BaseException as error:
+        if parent is None:  # to a trial, being stopped looks like a failure: its sweep knows which it was
+            tracked.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise _cause(error) from error
+    tracked.finish("FINISHED")
+    return Trained(best, tracked)
+
+
+def _trainer(
+    config: Config,
+    folder: Path,
+    resources: Resources,
+    tracked: TrackedRun,
+    board: ActorHandle | None,
+    callbacks: list[Any] | None,
+) -> TorchTrainer:
+    return TorchTrainer(
         train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
@@ -120,16 +153,6 @@ def train_driver(
             callbacks=callbacks,
         ),
     )
-    try:
-        trainer.fit()
-    except Exception as error:
-        if parent is None:  # to a trial, being stopped looks like a failure: its sweep knows which it was
-            tracked.finish("FAILED")
-        raise _cause(error) from error
-    best = best_checkpoint(folder)
-    tracked.log_checkpoint(best)
-    tracked.finish("FINISHED")
-    return Trained(best, tracked)
 
 
 def check_run(config: Config, folder: Path, resources: Resources) -> None:
@@ -137,36 +160,25 @@ def check_run(config: Config, folder: Path, resources: Resources) -> None:
 
     Raises:
         ConfigError: batches that the workers cannot share, more workers than the cluster can hold, or a
-            folder with a run that is finished or has other settings.
+            folder with a run of other settings.
         DataError: a folder or file of the data does not exist.
-        CheckpointError: nor do the weights to start from.
+        CheckpointError: nor do the weights to start from, or they do not fit.
     """
     check_sources((*config.data.train, *config.data.val), Path(config.data.root))
-    if config.train.init:
-        check_pretrained(config.train.init)
     if config.train.batch_size % resources.num_workers:
         raise ConfigError(
             f"train.batch_size {config.train.batch_size} is no multiple of {resources.num_workers} workers"
         )
-    wanted = {
-        "CPU": resources.num_workers * resources.cpus_per_worker,
-        "GPU": resources.num_workers * int(resources.use_gpu),
-    }
     there = ray.cluster_resources()
-    for kind, count in wanted.items():
-        if count > there.get(kind, 0):
-            raise ConfigError(f"the workers need {count} {kind}s, the cluster has {there.get(kind, 0):.0f}")
+    for kind, wanted in resources.wanted().items():
+        if wanted > there.get(kind, 0):
+            raise ConfigError(f"the workers need {wanted} {kind}s, the cluster has {there.get(kind, 0):.0f}")
     newest = newest_checkpoint(folder)
     if newest is None:
-        return
-    if changed := differences(read_config(newest), config):
+        new_state(config, torch.device("cpu"))
+    elif changed := differences(read_config(newest), config):
         raise ConfigError(
             f"run '{folder.name}' was started with other settings ({'; '.join(changed)}); "
-            "give this one another --name"
-        )
-    if epochs_done(newest) >= config.train.epochs:
-        raise ConfigError(
-            f"run '{folder.name}' is finished: {newest} has all {config.train.epochs} epochs; "
             "give this one another --name"
         )
 
@@ -178,14 +190,12 @@ def train_worker(options: dict[str, Any]) -> None:
     context = ray.train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
     leader = Leader(TrackedRun(*options["run"]), options["board"], config) if shard.rank == 0 else None
-    state, origin = new_state(config, ray.train.torch.get_device())
-    if checkpoint := ray.train.get_checkpoint():
-        with checkpoint.as_directory() as saved:
-            state.load_state_dict(load_training_state(Path(saved)))
-        origin = f"resumed after epoch {state.epoch}"
+    state, origin = _start(config)
     root = Path(config.data.root)
     training_set = TrainingSet(read_records(config.data.train, root), config)
     validation = read_samples(config.data.val, root)
+    for _ in validation_share(validation, config, shard):
+        pass  # a broken sample is to be found now, not when the first epoch is trained
     if leader:
         leader.note(f"{len(training_set)} images, {len(validation)} validation objects; weights: {origin}")
     for report in fit(config, state, training_set, validation, shard):
@@ -195,6 +205,17 @@ def train_worker(options: dict[str, Any]) -> None:
             save_and_report(report, state, config, shard)
         elif leader:
             leader.step(report)
+
+
+def _start(config: Config) -> tuple[TrainingState, str]:
+    """Make this worker's state, new or from the run's last checkpoint, and a line that says which."""
+    device, checkpoint = ray.train.torch.get_device(), ray.train.get_checkpoint()
+    if checkpoint is None:
+        return new_state(config, device)
+    state, _ = new_state(override(config, {"train.init": None}), device)  # `init` may be gone by now
+    with checkpoint.as_directory() as saved:
+        state.load_state_dict(load_training_state(Path(saved)))
+    return state, f"resumed after epoch {state.epoch}"
 
 
 def save_and_report(report: EpochReport, state: TrainingState, config: Config, shard: Shard) -> None:
@@ -239,14 +260,18 @@ class Leader:
         self._run.log(report.metrics, (report.epoch + 1) * steps - 1)
         summary = report.summary
         line = "  ".join(f"NoC@{target} {value:.2f}" for target, value in summary.noc.items())
-        skipped = report.metrics["skipped_images"]
+        skipped = report.metrics["skipped_samples"]
         self.note(
             f"epoch {report.epoch + 1}/{self._config.train.epochs}  IoU@1 {summary.iou[0]:.3f}  {line}"
-            + (f"  {skipped:.0f} broken images left out" if skipped else "")
+            + (
+                f"  {skipped:.0f} samples replaced: broken images, named in the workers' logs"
+                if skipped
+                else ""
+            )
         )
 
 
-def _cause(error: Exception) -> Exception:
+def _cause(error: BaseException) -> BaseException:
     """The library's own error behind a failure of Ray Train, or the failure itself."""
     failures = getattr(error, "worker_failures", {})
     return next((each for each in failures.values() if isinstance(each, MSTError)), error)
@@ -254,8 +279,8 @@ def _cause(error: Exception) -> Exception:
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """Add the options that `resources_of` reads to a parser."""
-    parser.add_argument("--num-workers", type=int, default=1, help="Ray workers that share each batch")
-    parser.add_argument("--cpus-per-worker", type=int, default=1, help="cores for each worker")
+    parser.add_argument("--num-workers", type=count, default=1, help="Ray workers that share each batch")
+    parser.add_argument("--cpus-per-worker", type=count, default=1, help="cores for each worker")
     parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
     parser.add_argument("--max-failures", type=int, default=3, help="of workers, before a run is given up")
 

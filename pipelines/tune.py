@@ -30,7 +30,7 @@ from mst.checkpoint import verify
 from mst.config import Config, override
 from mst.errors import ConfigError, MSTError
 from pipelines.cluster import connect
-from pipelines.command_line import add_settings, config_of, parse, run
+from pipelines.command_line import add_settings, config_of, count, parse, run
 from pipelines.storage import absolute, absolute_paths, best_checkpoint
 from pipelines.tracking import TrackedRun, close_children, open_run, tracking_uri
 from pipelines.train import Resources, add_resources, check_run, resources_of, train_driver
@@ -84,7 +84,9 @@ def sweep(
         `checkpoint`, that one's `metrics` and the number of `epochs` it was given.
     """
     parent = open_run(uri, folder, config)
-    concurrent = int(ray.cluster_resources()["CPU"]) // (resources.num_workers * resources.cpus_per_worker)
+    there = ray.cluster_resources()
+    wanted = {kind: number for kind, number in resources.wanted().items() if number}
+    concurrent = min(int(there.get(kind, 0) // number) for kind, number in wanted.items())
     tuner = Tuner(
         # A trial only waits for its workers: were it to ask for a core, they might never get theirs.
         tune.with_resources(
@@ -129,7 +131,9 @@ def sweep(
 def _scheduler(grace_epochs: int, epochs: int) -> ASHAScheduler:
     """ASHA that compares trials up to their last epoch but one: who gets there also ends by itself."""
     last = max(grace_epochs, epochs - 1)
-    return ASHAScheduler(max_t=last, grace_period=grace_epochs, reduction_factor=2, stop_last_trials=False)
+    return ASHAScheduler(
+        time_attr="epoch", max_t=last, grace_period=grace_epochs, reduction_factor=2, stop_last_trials=False
+    )
 
 
 class Lines(Callback):
@@ -146,7 +150,7 @@ class Lines(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Say how good a trial is by now."""
-        epoch, settings = result["training_iteration"], _short(trial.config)
+        epoch, settings = int(result["epoch"]), _short(trial.config)
         figures = f"IoU {result['val_iou']:.3f}  NoC@85 {result['val_noc85']:.2f}"
         print(f"trial {trial.trial_id}: epoch {epoch}/{self._epochs}  {figures}  {settings}", flush=True)
 
@@ -179,7 +183,7 @@ def _ranked(folder: Path, settings: dict[str, str], last: dict[str, Any]) -> dic
     return {
         "trial": folder.name,
         "settings": settings,
-        "epochs": last["training_iteration"],
+        "epochs": int(last["epoch"]),
         "checkpoint": str(checkpoint),
         "metrics": verify(checkpoint)["metrics"],
     }
@@ -204,8 +208,8 @@ def main() -> None:
     )
     parser.add_argument("--name", required=True, help="of the sweep")
     parser.add_argument("--space", default="tokens_and_losses", help="module of tune_spaces/")
-    parser.add_argument("--trials", type=int, default=8, help="number of trials")
-    parser.add_argument("--grace-epochs", type=int, default=1, help="epochs that every trial gets")
+    parser.add_argument("--trials", type=count, default=8, help="number of trials")
+    parser.add_argument("--grace-epochs", type=count, default=1, help="epochs that every trial gets")
     parser.add_argument("--storage", default="runs", help="folder of all runs")
     add_resources(parser)
     add_settings(parser)

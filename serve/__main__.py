@@ -14,8 +14,10 @@ from ray import serve
 
 from mst.errors import MSTError
 from serve.app import build
-from serve.registry import fetch_model
+from serve.registry import fetch_model, pin
 from serve.settings import ServeSettings
+
+_APPLICATION = "mst"
 
 
 def main() -> None:
@@ -34,27 +36,27 @@ def main() -> None:
     try:
         settings = ServeSettings(**{name: value for name, value in arguments.items() if value is not None})
         with tempfile.TemporaryDirectory() as folder:  # an early and plain word if there is no such model
+            settings = pin(settings)
             _, info = fetch_model(settings, Path(folder))
     except MSTError as error:
         sys.exit(f"error: {error}")
     except ValidationError as error:
         first = error.errors()[0]
-        sys.exit(
-            f"error: --{str(first['loc'][0]).replace('_', '-')}: {first['msg']} (got {first['input']!r})"
-        )
+        where = f"--{first['loc'][0]}: ".replace("_", "-") if first["loc"] else ""
+        sys.exit(f"error: {where}{first['msg'].removeprefix('Value error, ')}")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Without an address Ray would also try the last cluster that was started here, alive or not.
     address = None if os.environ.get("RAY_ADDRESS") else "local"
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     serve.start(http_options={"host": host, "port": port})
-    serve.run(build(settings), logging_config={"log_level": "WARNING"})
+    serve.run(build(settings), name=_APPLICATION, logging_config={"log_level": "WARNING"})
     print(f"serving {info.name} version {info.version} at http://{host}:{port}, API at /docs", flush=True)
     try:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
         if address is None:  # a cluster of others goes on; our own ends with this process
-            serve.shutdown()
+            serve.delete(_APPLICATION)
 
 
 if __name__ == "__main__":

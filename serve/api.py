@@ -61,7 +61,7 @@ class Handlers:
     async def ready(self) -> ModelInfo:
         """Answer which model is served, once it can answer clicks."""
         try:
-            return (await asyncio.wait_for(self._describe(), timeout=2)).info
+            return (await asyncio.wait_for(self._ask(), timeout=2)).info  # asked anew: it may have died
         except (TimeoutError, RayServeException, RayError) as error:
             raise HTTPException(503, "the model is not loaded") from error
 

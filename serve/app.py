@@ -8,6 +8,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from serve.api import Handlers, build_api
+from serve.registry import pin
 from serve.segmenter import Segmenter
 from serve.session import Sessions
 from serve.settings import ServeSettings
@@ -37,7 +38,12 @@ class Ingress:
 
 
 def build(settings: ServeSettings) -> Application:
-    """Bind the deployment that speaks HTTP to the one that holds the model."""
+    """Bind the deployment that speaks HTTP to the one that holds the model.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    settings = pin(settings)
     segmenter = serve.deployment(
         name="Segmenter",
         ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},

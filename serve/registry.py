@@ -1,16 +1,20 @@
 """Which model is served: a version of the registry, or a checkpoint folder."""
 
 import os
+import re
 from pathlib import Path
 
 import mlflow.artifacts
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
 from mst.checkpoint import WEIGHTS, verify
 from mst.errors import CheckpointError
 from serve.settings import ServeSettings
+
+_REGISTERED = "models:/"
 
 
 class ModelInfo(BaseModel):
@@ -22,30 +26,59 @@ class ModelInfo(BaseModel):
     """sha256 of the weights."""
 
 
+def pin(settings: ServeSettings) -> ServeSettings:
+    """Settle which model is served: an exact version of an exact registry, or an absolute folder.
+
+    Replicas start at any time and on any machine; whatever has become of the alias, they serve the same.
+
+    Raises:
+        CheckpointError: the registry knows no such model.
+    """
+    if not settings.model.startswith(_REGISTERED):
+        return settings.model_copy(update={"model": str(Path(settings.model).absolute())})
+    uri = os.environ.get("MLFLOW_TRACKING_URI", settings.tracking_uri)
+    settings = settings.model_copy(update={"tracking_uri": uri})
+    return settings.model_copy(update={"model": _address(_registered(settings))})
+
+
 def fetch_model(settings: ServeSettings, folder: Path) -> tuple[Path, ModelInfo]:
-    """Fetch the model that is to be served into `folder`, unless it is a folder already.
+    """Fetch the model of pinned settings into `folder`, unless it is a folder already.
 
     Raises:
         CheckpointError: the registry knows no such model, its files are damaged, or they are not the ones
             that were registered.
     """
-    if not settings.model.startswith("models:/"):
+    if not settings.model.startswith(_REGISTERED):
         checkpoint = Path(settings.model)
         digest = verify(checkpoint)["sha256"][WEIGHTS]
         return checkpoint, ModelInfo(name=checkpoint.parent.name, version=checkpoint.name, digest=digest)
-    uri = os.environ.get("MLFLOW_TRACKING_URI", settings.tracking_uri)
-    mlflow.set_tracking_uri(uri)
-    name, _, alias = settings.model.removeprefix("models:/").partition("@")
-    try:
-        version = MlflowClient(uri, uri).get_model_version_by_alias(name, alias)
-        exact = f"models:/{name}/{version.version}"
-        checkpoint = Path(mlflow.artifacts.download_artifacts(artifact_uri=exact, dst_path=str(folder)))
-    except MlflowException as error:
-        raise CheckpointError(
-            f"no model '{settings.model}' in {uri} ({error.message}); train one and register it with "
-            "pipelines/promote.py, or run `make demo`"
-        ) from None
+    version = _registered(settings)
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    address = _address(version)
+    checkpoint = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
     digest = verify(checkpoint)["sha256"][WEIGHTS]
     if digest != version.tags.get("sha256"):
-        raise CheckpointError(f"{exact}: its weights are not those that were registered (sha256 {digest})")
-    return checkpoint, ModelInfo(name=name, version=str(version.version), digest=digest)
+        raise CheckpointError(f"{address}: its weights are not those that were registered (sha256 {digest})")
+    return checkpoint, ModelInfo(name=version.name, version=str(version.version), digest=digest)
+
+
+def _registered(settings: ServeSettings) -> ModelVersion:
+    """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names."""
+    named = re.fullmatch(rf"{_REGISTERED}([^/@]+)(?:@(.+)|/(\d+))", settings.model)
+    if named is None:
+        raise CheckpointError(f"'{settings.model}' is neither models:/NAME@ALIAS nor models:/NAME/VERSION")
+    name, alias, number = named.groups()
+    client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
+    try:
+        if number:
+            return client.get_model_version(name, number)
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        raise CheckpointError(
+            f"no model '{settings.model}' in {settings.tracking_uri} ({error.message}); train one and "
+            "register it with pipelines/promote.py, or run `make demo`"
+        ) from None
+
+
+def _address(version: ModelVersion) -> str:
+    return f"{_REGISTERED}{version.name}/{version.version}"

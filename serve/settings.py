@@ -1,8 +1,9 @@
 """Settings of a server: `serve run serve.app:build key=value ...` or `python -m serve --key value ...`."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -34,3 +35,9 @@ class ServeSettings(BaseModel):
     """GPUs for each model replica, or the share of one."""
     max_batch: int = Field(default=8, ge=1)
     """Most clicks, of any users, in one forward."""
+
+    @model_validator(mode="after")
+    def _replicas_fit(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} exceeds max_replicas {self.max_replicas}")
+        return self

@@ -120,6 +120,15 @@ def test_another_architecture_is_refused_and_named(saved):
         initialize(deeper, str(folder))
 
 
+def test_half_precision_at_another_image_size_starts_a_training(tmp_path):
+    model = MST(TINY_MODEL)
+    weights = {name: value.half() for name, value in model.state_dict().items()}
+    save_checkpoint(tmp_path, weights, Config(model=TINY_MODEL))
+    larger = MST(TINY_MODEL.model_copy(update={"image_size": 112}))
+    initialize(larger, str(tmp_path))
+    assert larger.pos_embed.grid.shape[-2:] == (14, 14)
+
+
 def test_another_image_size_resizes_the_positions(saved):
     folder, model = saved
     larger = MST(TINY_MODEL.model_copy(update={"image_size": 112}))

@@ -1,7 +1,10 @@
 """Training, sweeps and the registry on a real Ray cluster and a real MLflow database."""
 
+import argparse
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,14 +17,21 @@ from mlflow import MlflowClient
 
 from mst.checkpoint import load_model, load_training_state, save_checkpoint, verify
 from mst.config import Config, flatten, override
-from mst.errors import CheckpointError, ConfigError, DataError, MSTError
+from mst.data.sampler import Shard
+from mst.data.sources import read_records, read_samples
+from mst.data.training_set import TrainingSet
+from mst.errors import CheckpointError, ConfigError, DataError, ImageError, MSTError
 from mst.model import MST
+from mst.training import fit, new_state
 from pipelines import initialize
+from pipelines.command_line import add_settings, config_of, parse
 from pipelines.promote import promote
 from pipelines.storage import PROJECT, newest_checkpoint
 from pipelines.tracking import fetch_checkpoint, find_run
-from pipelines.train import Resources, check_run, train_driver
+from pipelines.train import Resources, add_resources, check_run, train_driver
 from pipelines.tune import read_space, sweep
+from serve.registry import fetch_model, pin
+from serve.settings import ServeSettings
 from tests.conftest import TINY_MODEL, as_options
 from tune_spaces import tokens_and_losses
 
@@ -31,7 +41,22 @@ def config(config):
     return override(config, {"train.choose_by": "iou"})
 
 
+@pytest.fixture
+def broken_validation(scenes, tmp_path) -> dict[str, str]:
+    """Settings of a data set whose validation images are cut short."""
+    folder = shutil.copytree(scenes, tmp_path / "scenes")
+    for image in (folder / "val").iterdir():
+        image.write_bytes(image.read_bytes()[:2000])
+    return {"data.root": str(folder)}
+
+
+def movement(start, end):
+    """How far a training has moved the weights."""
+    return torch.cat([(end[name] - start[name]).flatten() for name in start])
+
+
 def test_two_workers_train_and_everything_is_logged(cluster, registry, config, tmp_path):
+    config = override(config, {"model.dropout": 0})
     folder = tmp_path / "runs" / "both"
     trained = train_driver(config, folder, Resources(num_workers=2), uri=registry)
 
@@ -39,6 +64,15 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
     model, stored = load_model(trained.checkpoint)
     assert isinstance(model, MST)
     assert stored == config
+
+    alone, _ = new_state(config, torch.device("cpu"))
+    start = {name: value.clone() for name, value in alone.model.state_dict().items()}
+    root = Path(config.data.root)
+    training_set = TrainingSet(read_records(config.data.train, root), config)
+    list(fit(config, alone, training_set, read_samples(config.data.val, root), Shard()))
+    shared = load_training_state(newest_checkpoint(folder))["model"]
+    one, two = movement(start, alone.model.state_dict()), movement(start, shared)
+    assert (one - two).abs().mean() < 0.02 * one.abs().mean()  # not equal: sums are rounded in other orders
 
     client = MlflowClient(registry, registry)
     run = client.get_run(trained.run.run_id)
@@ -67,6 +101,15 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
     for name, value in model.state_dict().items():
         assert torch.equal(fetched.state_dict()[name], value)
 
+    pinned = pin(ServeSettings())  # what a server does
+    assert pinned.model == "models:/mst/1"
+    served, info = fetch_model(pinned, tmp_path / "served")
+    assert (info.name, info.version, info.digest) == ("mst", "1", champion.tags["sha256"])
+    assert load_model(served)[1] == config
+    client.set_model_version_tag("mst", "1", "sha256", "another")
+    with pytest.raises(CheckpointError, match="not those that were registered"):
+        fetch_model(pinned, tmp_path / "again")
+
 
 def command(config, storage, name):
     """The command line that trains this config in a process of its own."""
@@ -76,32 +119,34 @@ def command(config, storage, name):
 
 
 def test_a_killed_run_goes_on_under_its_name_to_the_same_weights(cluster, registry, config, tmp_path):
-    config = override(config, {"train.epochs": 3})
+    config = override(config, {"train.epochs": 4})
     environment = {
         **os.environ,
         "MLFLOW_TRACKING_URI": registry,
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
     }
     killed = subprocess.Popen(command(config, tmp_path, "killed"), cwd=PROJECT, env=environment)
-    while newest_checkpoint(tmp_path / "killed") is None:
+    committed = tmp_path / "killed" / "checkpoint_manager_snapshot.json"
+    while not (committed.exists() and "epoch_00001" in committed.read_text()):
         assert killed.poll() is None
-        time.sleep(0.1)
+        time.sleep(0.05)
     killed.kill()
     killed.wait()
-    assert not (tmp_path / "killed" / "epoch_00003").exists()
+    assert not (tmp_path / "killed" / "epoch_00004").exists()
 
     resumed = train_driver(config, tmp_path / "killed", Resources(), uri=registry)
     undisturbed = train_driver(config, tmp_path / "undisturbed", Resources(), uri=registry)
     states = [
-        load_training_state(tmp_path / name / "epoch_00003")["model"] for name in ("killed", "undisturbed")
+        load_training_state(tmp_path / name / "epoch_00004")["model"] for name in ("killed", "undisturbed")
     ]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     client = MlflowClient(registry, registry)
     steps = [
-        {point.step for point in client.get_metric_history(trained.run.run_id, "loss")}
+        [point.step for point in client.get_metric_history(trained.run.run_id, "loss")]
         for trained in (resumed, undisturbed)
     ]
-    assert steps == [set(range(6))] * 2  # one run holds the whole curve
+    assert set(steps[0]) == set(steps[1]) == set(range(8))  # one run holds the whole curve
+    assert steps[0].count(0) == steps[0].count(1) == 1  # and the first epoch was trained once
 
 
 def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, config, tmp_path):
@@ -136,14 +181,12 @@ def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, conf
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
 
 
-def test_a_sweep_without_a_good_trial_says_why(cluster, registry, config, tmp_path):
-    save_checkpoint(tmp_path / "other", MST(TINY_MODEL).state_dict(), config)
-    config = override(config, {"train.init": str(tmp_path / "other")})
+def test_a_sweep_without_a_good_trial_says_why(cluster, registry, config, broken_validation, tmp_path):
     folder = tmp_path / "runs" / "sweep"
-    with pytest.raises(MSTError, match=r"all 1 trials failed; .*model\.depth 2 there, 3 here"):
+    with pytest.raises(MSTError, match=r"all 1 trials failed; .*broken image"):
         sweep(
-            config,
-            {"model.depth": ("3",)},
+            override(config, broken_validation),
+            {"model.k_ratio": ("0.1",)},
             folder,
             Resources(max_failures=0),
             uri=registry,
@@ -155,13 +198,31 @@ def test_a_sweep_without_a_good_trial_says_why(cluster, registry, config, tmp_pa
     assert [run.info.status for run in runs] == ["FAILED", "FAILED"]  # the trial's and the sweep's
 
 
-def test_a_workers_error_reaches_the_driver_as_it_is(cluster, registry, config, tmp_path):
+def test_a_workers_error_reaches_the_driver_as_it_is(cluster, registry, config, broken_validation, tmp_path):
+    config, folder = override(config, broken_validation), tmp_path / "runs" / "broken"
+    with pytest.raises(ImageError, match=r"val/.*jpg: broken image"):
+        train_driver(config, folder, Resources(max_failures=0), uri=registry)
+    run = find_run(registry, folder)
+    client = MlflowClient(registry, registry)
+    assert client.get_run(run.run_id).info.status == "FAILED"
+    assert client.get_metric_history(run.run_id, "loss") == []  # found before anything was trained
+
+
+def test_weights_of_another_architecture_are_refused_before_any_worker_starts(cluster, config, tmp_path):
     save_checkpoint(tmp_path / "other", MST(TINY_MODEL).state_dict(), config)
     config = override(config, {"train.init": str(tmp_path / "other"), "model.depth": 3})
     with pytest.raises(CheckpointError, match=r"model\.depth 2 there, 3 here"):
-        train_driver(config, tmp_path / "runs" / "broken", Resources(max_failures=0), uri=registry)
-    run = find_run(registry, tmp_path / "runs" / "broken")
-    assert MlflowClient(registry, registry).get_run(run.run_id).info.status == "FAILED"
+        check_run(config, tmp_path / "run", Resources())
+
+
+def test_what_was_trained_but_not_logged_is_finished_by_another_start(cluster, registry, config, tmp_path):
+    folder = tmp_path / "runs" / "late"
+    trained = train_driver(config, folder, Resources(), uri=registry)
+    client = MlflowClient(registry, registry)
+    client.update_run(trained.run.run_id, status="RUNNING")  # as if it had been killed just before
+    again = train_driver(config, folder, Resources(), uri=registry)
+    assert again == trained
+    assert client.get_run(trained.run.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +231,7 @@ def test_a_workers_error_reaches_the_driver_as_it_is(cluster, registry, config, 
         ({"data.root": "/none"}, DataError, "/none is no folder; set data.root"),
         ({"data.val": "coco:none.json"}, DataError, "none.json: no such file"),
         ({"data.val": "cocoa:none.json"}, ConfigError, "'cocoa:none.json' is none of"),
-        ({"train.init": "/none"}, CheckpointError, "train.init /none: no such file"),
+        ({"train.init": "/none"}, CheckpointError, "/none: no such file or folder"),
     ],
 )
 def test_what_is_missing_is_said_before_any_worker_starts(cluster, config, tmp_path, changed, error, message):
@@ -227,16 +288,23 @@ def test_promoting_what_is_not_there_is_refused(registry, tmp_path):
         (["--recipe", "demo", "--model.k_ratio=2"], "setting 'model.k_ratio'"),
         (["--recipe", "none"], "unknown recipe 'none'; known are demo"),
         (["--recipe", "demo", "extra"], "unexpected argument 'extra'"),
+        (
+            ["--recipe", "demo", "--num-worker", "2"],
+            "unknown option '--num-worker'; did you mean '--num-workers'",
+        ),
     ],
 )
-def test_a_wrong_command_line_is_one_line_of_error(arguments, message):
-    done = subprocess.run(
-        [sys.executable, "pipelines/train.py", *arguments],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_wrong_command_line_is_named(arguments, message):
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_resources(parser)
+    add_settings(parser)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config_of(parse(parser, arguments))
+
+
+def test_an_error_is_one_line_on_the_terminal():
+    script = [sys.executable, "pipelines/train.py", "--recipe", "none"]
+    done = subprocess.run(script, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert message in done.stderr
+    assert done.stderr.startswith("error: unknown recipe 'none'")
     assert len(done.stderr.splitlines()) == 1

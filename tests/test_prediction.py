@@ -80,6 +80,18 @@ def test_a_zoomed_crop_shows_the_box_and_is_pasted_back_into_it():
     np.testing.assert_array_equal(pasted.mask(0.5), mask_of(14, 32, 56, 88, image.shape[:2]))
 
 
+def test_a_zoom_on_the_whole_image_is_kept_like_any_other():
+    mask = mask_of(14, 25, 86, 175)  # its box would leave a margin
+    whole = Box(0, 0, 100, 200)
+    assert zoom_box(mask, [Click(50, 100, True)], None, CONFIG) == whole
+    smaller = mask_of(20, 40, 75, 150)
+    assert zoom_box(smaller, [Click(50, 100, True)], whole, CONFIG) == whole
+    assert zoom_box(smaller, [Click(50, 100, True)], None, CONFIG) != whole
+    predicted = Prediction((), smaller.astype(np.float32), whole)
+    image = np.zeros((100, 200, 3), np.uint8)
+    assert next_crop(image, [Click(50, 100, True)] * 2, predicted, 56, CONFIG).box == whole
+
+
 def test_without_zoom_every_crop_is_the_whole_image():
     image, _ = image_and_model()
     previous = Prediction((), mask_of(20, 40, 50, 80, image.shape[:2]).astype(np.float32), None)

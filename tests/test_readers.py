@@ -112,6 +112,23 @@ def test_a_mask_of_the_wrong_size_is_refused(tmp_path):
         read_coco(path)[0].objects[0].decode()
 
 
+@pytest.mark.parametrize("counts", ["no RLE", [5, 3]])
+def test_a_malformed_encoding_is_refused(tmp_path, counts):
+    path = write_set(tmp_path, [annotation(7, {"size": [40, 60], "counts": counts})])
+    with pytest.raises(DataError, match=r"instances_val.json:7: (malformed segmentation|the counts)"):
+        read_coco(path)[0].objects[0].decode()
+
+
+def test_links_inside_the_root_are_followed(tmp_path):
+    path = write_set(tmp_path / "elsewhere", [annotation(1, SQUARE)])
+    (tmp_path / "data").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for image in read_coco(path):
+        image.path.rename(tmp_path / "picture.jpg")
+        image.path.symlink_to(tmp_path / "picture.jpg")
+    (record,) = read_coco(tmp_path / "data" / path.relative_to(tmp_path / "elsewhere"))
+    assert record.read().shape == (40, 60, 3)
+
+
 def test_an_image_of_another_size_than_annotated_is_refused(tmp_path):
     path = write_set(tmp_path, [annotation(1, SQUARE)], width=WIDTH + 1)
     with pytest.raises(DataError, match="40 x 60 pixels, its annotation says 40 x 61"):

@@ -21,7 +21,7 @@ from mst.errors import CheckpointError, ServerError
 from mst.predictor import Predictor
 from serve.cache import ByteLRU
 from serve.encoding import encode
-from serve.registry import fetch_model
+from serve.registry import fetch_model, pin
 from serve.settings import ServeSettings
 from serve.store import ImageStore
 from tests.conftest import free_port, picture, png, random_mask
@@ -240,6 +240,8 @@ def test_the_store_knows_no_file_but_its_images(tmp_path):
 
 def test_a_model_that_cannot_be_served_is_named(registry, tmp_path):
     with pytest.raises(CheckpointError, match=r"no model 'models:/mst@champion' in sqlite.*make demo"):
-        fetch_model(ServeSettings(), tmp_path)
+        pin(ServeSettings())
+    with pytest.raises(CheckpointError, match="neither models:/NAME@ALIAS nor"):
+        pin(ServeSettings(model="models:/mst"))
     with pytest.raises(CheckpointError, match="no such checkpoint folder"):
         fetch_model(ServeSettings(model=str(tmp_path / "none")), tmp_path)

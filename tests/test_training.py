@@ -107,6 +107,15 @@ def test_simulated_clicks_lie_on_errors_and_leave_the_model_training(config):
     assert numbers == {0, 1, 2, 3}
 
 
+def test_bf16_trains_and_keeps_weights_of_single_precision(config):
+    state, _ = new_state(override(config, {"train.precision": "bf16"}), CPU)
+    half = run(override(config, {"train.precision": "bf16"}), state)[0].metrics
+    single = run(config, new_state(config, CPU)[0])[0].metrics
+    assert half["loss"] == pytest.approx(single["loss"], rel=0.05)
+    assert half["loss"] != single["loss"]
+    assert {value.dtype for value in state.model.state_dict().values()} == {torch.float32}
+
+
 def test_initial_weights_are_said(config, tmp_path):
     state, _ = new_state(config, CPU)
     save_checkpoint(tmp_path, state.weights(), config)

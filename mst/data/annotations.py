@@ -1,6 +1,8 @@
 """What a data set says of an image: its file, its size and the masks of its objects."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,17 @@ from mst.errors import DataError
 
 Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]
 """COCO's two forms: polygons [x1, y1, x2, y2, ...] or a run-length encoding {"size", "counts"}."""
+
+
+@contextmanager
+def malformed(name: str) -> Iterator[None]:
+    """Name the annotation that pycocotools stumbles over; it raises whatever its C code happens to."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: malformed segmentation ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -36,26 +49,32 @@ class ObjectAnnotation:
         Raises:
             DataError: the segmentation is malformed, or an encoding of another image size.
         """
+        with malformed(self.name):
+            return self._encoded()
+
+    def _encoded(self) -> dict[str, Any]:
         shape = (self.height, self.width)
-        try:
-            if isinstance(self.segmentation, Mapping):
-                if tuple(self.segmentation["size"]) != shape:
-                    found = tuple(self.segmentation["size"])
-                    raise DataError(f"{self.name}: the mask has size {found}, its image {shape}")
-                if isinstance(self.segmentation["counts"], list):
-                    encoded: dict[str, Any] = coco_mask.frPyObjects(dict(self.segmentation), *shape)
-                    return encoded
-                return dict(self.segmentation)
+        if not isinstance(self.segmentation, Mapping):
             merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(list(self.segmentation), *shape))
             return merged
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(f"{self.name}: malformed segmentation ({error})") from None
+        found = tuple(self.segmentation["size"])
+        if found != shape:
+            raise DataError(f"{self.name}: the mask has size {found}, its image {shape}")
+        if isinstance(self.segmentation["counts"], list):
+            if sum(self.segmentation["counts"]) != self.height * self.width:
+                raise DataError(f"{self.name}: the counts of the mask do not add up to {shape}")
+            encoded: dict[str, Any] = coco_mask.frPyObjects(dict(self.segmentation), *shape)
+            return encoded
+        return dict(self.segmentation)
 
     def decode(self) -> Mask:
-        """Return the mask, (H, W)."""
-        return np.asarray(coco_mask.decode(self.rle()), dtype=bool)
+        """Return the mask, (H, W).
+
+        Raises:
+            DataError: as `rle` says.
+        """
+        with malformed(self.name):
+            return np.asarray(coco_mask.decode(self.rle()), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -110,11 +129,13 @@ class Sample:
 def resolve_inside(folder: Path, relative: str, name: str) -> Path:
     """Return `folder / relative`, where `relative` comes from a data file and may not leave the folder.
 
+    Links inside the folder were put there by whoever keeps it, and are followed.
+
     Raises:
         DataError: it would leave the folder; `name` says where it was written.
     """
-    base = folder.resolve()
-    path = (base / relative).resolve()
+    base = os.path.normpath(folder)
+    path = Path(os.path.normpath(Path(base, relative)))
     if not path.is_relative_to(base):
         raise DataError(f"{name}: the path '{relative}' leads outside {base}")
     return path

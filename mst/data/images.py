@@ -36,7 +36,8 @@ def decode_image(
 
     Raises:
         ImageTooLargeError: more than `max_pixels`.
-        ImageError: no image, or a broken one (a truncated JPEG, say).
+        ImageError: no image, a broken one (a truncated JPEG, say), or one whose grey levels have more than
+            8 bits, of which nobody knows what should be black and what white.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -45,6 +46,8 @@ def decode_image(
                 raise ImageTooLargeError(
                     f"{name}: {width} x {height} pixels; at most {max_pixels} are accepted"
                 )
+            if image.mode.startswith(("I", "F")):  # Pillow would cut all that exceeds 255
+                raise ImageError(f"{name}: its grey levels have more than 8 bits; convert it to 8 bits first")
             turned = ImageOps.exif_transpose(image) if upright else image
             return np.asarray(turned.convert("RGB"))
     except UnidentifiedImageError:

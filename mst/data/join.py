@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation
+from mst.data.annotations import ImageRecord, ObjectAnnotation, malformed
 
 MIN_AREA = 80
 """Objects smaller than this, in pixels, are left out."""
@@ -51,7 +51,8 @@ def _repeats(candidate: ObjectAnnotation, kept: Sequence[ObjectAnnotation], mask
     near = [each.rle() for each, overlap in zip(kept, overlaps, strict=True) if overlap > _BOX_IOU]
     if not near:
         return False
-    return bool((coco_mask.iou([candidate.rle()], near, [0] * len(near)) > mask_iou).any())
+    with malformed(candidate.name):
+        return bool((coco_mask.iou([candidate.rle()], near, [0] * len(near)) > mask_iou).any())
 
 
 def _box_ious(one: ObjectAnnotation, many: Sequence[ObjectAnnotation]) -> NDArray[np.float64]:

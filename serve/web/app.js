@@ -13,7 +13,8 @@ let image = null; // ImageBitmap
 let imageId = null;
 let clicks = []; // {x, y, is_positive}, in pixels of the image
 let mask = null; // canvas with the coloured mask, or null
-let request = 0; // number of the newest request; answers to older ones are dropped
+let opening = 0; // number of the newest image that was opened; older ones that arrive late are dropped
+let request = 0; // number of the newest request for a mask; answers to older ones are dropped
 
 async function call(path, options) {
   const response = await fetch(path, { method: "POST", ...options });
@@ -30,22 +31,26 @@ function say(text, isError = false) {
 
 async function openImage(file) {
   if (!file) return;
-  const mine = ++request;
+  const mine = ++opening;
+  document.body.classList.add("busy");
   say("loading the image …");
   try {
     const [bitmap, stored] = await Promise.all([
       createImageBitmap(file, { imageOrientation: "from-image" }),
       call("/v1/images", { body: file }),
     ]);
-    if (mine !== request) return;
+    if (mine !== opening) return;
+    request += 1; // what is still asked of the image before this one is of no use
     [image, imageId, clicks, mask] = [bitmap, stored.image_id, [], null];
     [canvas.width, canvas.height] = [stored.width, stored.height];
     canvas.hidden = false;
     element("hint").hidden = true;
     say("click on an object");
   } catch (error) {
-    if (mine === request) say(error.message, true);
+    if (mine !== opening) return;
+    say(error.message, true);
   }
+  document.body.classList.remove("busy");
   draw();
 }
 
@@ -54,6 +59,7 @@ async function segment() {
   draw();
   if (!clicks.some((click) => click.is_positive)) {
     mask = null;
+    document.body.classList.remove("busy");
     say(clicks.length ? "left-click on the object first" : "click on an object");
     draw();
     return;
@@ -65,17 +71,19 @@ async function segment() {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ clicks, format: "png" }),
     });
+    const answer = await coloured(reply.mask);
     if (mine !== request) return;
-    mask = await coloured(reply.mask);
+    mask = answer;
     const total = Math.round(performance.now() - start);
     const count = clicks.length === 1 ? "1 click" : `${clicks.length} clicks`;
     say(`${count} · confidence ${(100 * reply.score).toFixed(0)} % · ${total} ms`);
     element("model").textContent = `${reply.model.name} version ${reply.model.version}`;
   } catch (error) {
-    if (mine === request) say(error.message, true);
-  } finally {
-    if (mine === request) document.body.classList.remove("busy");
+    if (mine !== request) return;
+    mask = null; // the old one does not belong to these clicks
+    say(error.message, true);
   }
+  document.body.classList.remove("busy");
   draw();
 }
 
@@ -110,6 +118,7 @@ function draw() {
   element("download").disabled = mask === null;
   if (!image) return;
   fit();
+  context.clearRect(0, 0, canvas.width, canvas.height);
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   if (mask) {
     context.globalAlpha = MASK_OPACITY;

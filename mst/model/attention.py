@@ -86,6 +86,9 @@ class CrossAttention(nn.Module):
     """Attention of tokens to other tokens, both normalised first; the residual update of the former.
 
     The output projection starts at zero: a pre-trained backbone first works as if the module were not there.
+
+    Where the context is short (heads * K < C) its keys and values are projected through the query's and the
+    output's weights, instead of the many tokens: the same products in another order, for less work.
     """
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
@@ -107,12 +110,27 @@ class CrossAttention(nn.Module):
             context: (B, K, C), keys and values.
             attend: (B, K) bool, which of the context may be attended to; None for all of it.
         """
-        query = split_heads(self.query(self.norm_query(tokens)), self.num_heads)
+        tokens = self.norm_query(tokens)
         key_value = self.key_value(self.norm_context(context))
         key, value = (split_heads(each, self.num_heads) for each in key_value.chunk(2, -1))
+        if attend is None and self.num_heads * context.shape[1] < tokens.shape[2]:
+            return self._attend_to_few(tokens, key, value)
+        query = split_heads(self.query(tokens), self.num_heads)
         mask = None if attend is None else attend[:, None, None, :]
         update: Tensor = self.proj(join_heads(attention(query, key, value, mask)))
         return update
+
+    def _attend_to_few(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The update of tokens (B, L, C) by keys and values (B, heads, K, D)."""
+        heads, depth = self.num_heads, key.shape[-1]
+        query_weight = self.query.weight.view(heads, depth, -1)  # (heads, D, C)
+        proj_weight = self.proj.weight.view(-1, heads, depth).permute(1, 2, 0)  # (heads, D, C)
+        keys = (key @ query_weight).flatten(1, 2)  # (B, heads * K, C)
+        values = (value @ proj_weight).flatten(1, 2)
+        offsets = (key @ self.query.bias.view(heads, depth, 1)).flatten(1)[:, None]  # (B, 1, heads * K)
+        scores = (torch.matmul(tokens, keys.mT) + offsets) * depth**-0.5
+        weights = scores.unflatten(-1, (heads, -1)).softmax(-1).flatten(-2).to(values.dtype)
+        return weights @ values + self.proj.bias
 
 
 class MLP(nn.Module):

@@ -60,8 +60,8 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, s
 
 
 def _lr_scale(name: str, config: OptimConfig) -> float:
+    if name.startswith("patch_embed.coords."):
+        return config.click_lr_scale
     if name.startswith(("blocks.", "patch_embed.", "pos_embed.", "norm.")):
         return config.backbone_lr_scale
-    if name.startswith("patch_embed_coords."):
-        return config.click_lr_scale
     return 1.0

@@ -104,10 +104,22 @@ def test_the_kernel_is_resized_as_by_timm(old, new):
 
 
 def test_a_larger_patch_of_an_enlarged_image_gives_the_same_token():
-    embed = PatchEmbed(3, 8, 8, [16])
-    image = torch.rand(1, 3, 8, 8)
-    enlarged = F.interpolate(image, scale_factor=2, mode="bicubic", antialias=True)
-    torch.testing.assert_close(embed(image, 8), embed(enlarged, 16), atol=1e-4, rtol=1e-4)
+    embed = PatchEmbed(8, 8, [16])
+    pixels = torch.rand(1, 6, 8, 8)
+    enlarged = F.interpolate(pixels, scale_factor=2, mode="bicubic", antialias=True)
+    torch.testing.assert_close(embed(pixels, 8), embed(enlarged, 16), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [8, 16, 28])
+def test_an_embedding_is_two_convolutions_with_resized_kernels(size):
+    embed = PatchEmbed(24, 16, [8, 28])
+    pixels = torch.rand(2, 6, 112, 224)
+    image, coords = (
+        F.conv2d(part, resample_patch_embed(conv.weight, [size, size]), conv.bias, stride=size)
+        for part, conv in ((pixels[:, :3], embed.proj), (pixels[:, 3:], embed.coords))
+    )
+    expected = (image + coords).flatten(2).mT
+    torch.testing.assert_close(embed(pixels, size), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_positions_of_the_stored_grid_are_returned_as_they_are():

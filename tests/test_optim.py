@@ -17,7 +17,7 @@ def test_groups_hold_every_parameter_once_with_its_rate_and_decay():
         "blocks.0.attn.qkv.weight": (0.1, 0.2),
         "blocks.0.norm1.weight": (0.1, 0.0),
         "pos_embed.grid": (0.1, 0.0),
-        "patch_embed_coords.proj.weight": (0.5, 0.2),
+        "patch_embed.coords.weight": (0.5, 0.2),
         "head.conv_seg.weight": (1.0, 0.2),
         "fusions.1.guide_base.query.bias": (1.0, 0.0),
     }

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mst.clicks import Click, click_tensor
+from mst.model.attention import CrossAttention
 from mst.model.fusion import FusionStage, downsample
 from mst.model.patch_embed import Scale
 from mst.model.tokens import (
@@ -224,3 +225,18 @@ def test_any_number_of_scales_and_a_single_token_are_finite(sides):
     updated, _, trace = stage(base, scales(len(CLICKS), sides), click_tensor(CLICKS, 24))
     assert all(selection.tokens.shape[1] == 1 for selection in trace.selections)
     assert updated.tokens.isfinite().all()
+
+
+def test_attending_to_few_tokens_is_the_same_products_in_another_order():
+    torch.manual_seed(0)
+    attend = CrossAttention(DIM, 3)
+    for parameter in attend.parameters():
+        torch.nn.init.normal_(parameter)
+    tokens, context = torch.randn(2, 20, DIM), torch.randn(2, 3, DIM)
+    everything = torch.ones(2, 3, dtype=torch.bool)  # a mask, and so the usual way
+    found, expected = attend(tokens, context), attend(tokens, context, everything)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    one = torch.autograd.grad(found.square().sum(), list(attend.parameters()))
+    other = torch.autograd.grad(expected.square().sum(), list(attend.parameters()))
+    for mine, wanted in zip(one, other, strict=True):
+        torch.testing.assert_close(mine, wanted, atol=1e-2, rtol=1e-4)

@@ -113,7 +113,7 @@ def test_an_mae_file_loads(tmp_path):
     }
     torch.testing.assert_close(model.blocks[0].mlp.fc1.weight, state["blocks.0.mlp.fc1.weight"])
     assert {name.partition(".")[0] for name in report.missing} == {
-        "patch_embed_coords",
+        "patch_embed",
         "fusions",
         "neck",
         "head",
@@ -143,7 +143,8 @@ def test_weights_for_images_normalised_otherwise_compute_the_same_tokens():
     model.patch_embed.proj.load_state_dict(
         {name.rpartition(".")[2]: each for name, each in renormalize(state, mean, std).items()}
     )
-    found = model.patch_embed((image - model.mean) / model.std, 8)
+    torch.nn.init.zeros_(model.patch_embed.coords.bias)
+    found = model.patch_embed(torch.cat([(image - model.mean) / model.std, torch.zeros_like(image)], 1), 8)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -230,7 +231,9 @@ def test_a_timm_vit_computes_the_same_tokens_here(tmp_path):
 
     image = torch.rand(1, 3, 112, 112)
     normalized = (image - model.mean) / model.std
-    tokens = model.patch_embed(normalized, 16) + model.pos_embed((7, 7))
+    tokens = model.patch_embed(
+        torch.cat([normalized, torch.zeros_like(normalized)], 1), 16
+    ) + model.pos_embed((7, 7))
     for block in model.blocks:
         tokens = block(tokens, (7, 7))
     # timm attends to its class token as well: compare without it.
@@ -246,7 +249,7 @@ def test_kernel_and_positions_are_resized_and_clicks_start_from_zero(tmp_path):
     report = load_pretrained(model, str(tmp_path / "vit.safetensors"))
     assert report.resized == ["patch_embed.proj.weight"]  # 112 / 16 and 56 / 8 have the same grid
     assert report.left_out == ["cls_token", "norm.bias", "norm.weight"]
-    assert not any(parameter.any() for parameter in model.patch_embed_coords.parameters())
+    assert not any(parameter.any() for parameter in model.patch_embed.coords.parameters())
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,8 @@ class CrossAttention(nn.Module):
         offsets = (key @ self.query.bias.view(heads, depth, 1)).flatten(1)[:, None]  # (B, 1, heads * K)
         scores = (torch.matmul(tokens, keys.mT) + offsets) * depth**-0.5
         weights = scores.unflatten(-1, (heads, -1)).softmax(-1).flatten(-2).to(values.dtype)
-        return weights @ values + self.proj.bias
+        update: Tensor = weights @ values + self.proj.bias
+        return update
 
 
 class MLP(nn.Module):

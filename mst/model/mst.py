@@ -16,7 +16,6 @@ from mst.model.patch_embed import PatchEmbed, PositionEmbed, Scale
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_COORD_CHANNELS = 3  # previous mask, positive clicks, negative clicks
 
 
 class Output(NamedTuple):
@@ -54,10 +53,7 @@ class MST(nn.Module):
         grid = config.image_size // config.patch_size
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-        self.patch_embed = PatchEmbed(3, dim.embed_dim, config.patch_size, config.patch_sizes)
-        self.patch_embed_coords = PatchEmbed(
-            _COORD_CHANNELS, dim.embed_dim, config.patch_size, config.patch_sizes
-        )
+        self.patch_embed = PatchEmbed(dim.embed_dim, config.patch_size, config.patch_sizes)
         self.pos_embed = PositionEmbed((grid, grid), dim.embed_dim)
         self.blocks = nn.ModuleList(
             Block(
@@ -92,10 +88,10 @@ class MST(nn.Module):
             ValueError: a side of the image is no multiple of a patch size, or of a window.
         """
         height, width = image.shape[-2:]
-        image = (image - self.mean) / self.std
-        coords = torch.cat([prev_mask, click_maps(clicks, height, width, self.config.click_radius)], 1)
-        base = self._embed(image, coords, self.config.patch_size)
-        scales = [self._embed(image, coords, size) for size in self.config.patch_sizes]
+        maps = click_maps(clicks, height, width, self.config.click_radius)
+        pixels = torch.cat([(image - self.mean) / self.std, prev_mask, maps], 1)
+        base = self._embed(pixels, self.config.patch_size)
+        scales = [self._embed(pixels, size) for size in self.config.patch_sizes]
         stages = []
         for number, block in enumerate(self.blocks):
             if str(number) in self.fusions:
@@ -107,11 +103,10 @@ class MST(nn.Module):
         logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
         return Output(logits, tuple(stages))
 
-    def _embed(self, image: Tensor, coords: Tensor, patch_size: int) -> Scale:
-        grid = (image.shape[-2] // patch_size, image.shape[-1] // patch_size)
+    def _embed(self, pixels: Tensor, patch_size: int) -> Scale:
+        grid = (pixels.shape[-2] // patch_size, pixels.shape[-1] // patch_size)
         positions = self.pos_embed(grid)
-        tokens = self.patch_embed(image, patch_size) + self.patch_embed_coords(coords, patch_size) + positions
-        return Scale(patch_size, grid, tokens, positions)
+        return Scale(patch_size, grid, self.patch_embed(pixels, patch_size) + positions, positions)
 
     def _initialize(self) -> None:
         for block in self.blocks:

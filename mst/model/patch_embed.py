@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+IMAGE_CHANNELS = 3
+COORD_CHANNELS = 3  # previous mask, positive clicks, negative clicks
+
 Grid = tuple[int, int]
 """Rows and columns of tokens."""
 
@@ -44,44 +47,58 @@ def resize_positions(positions: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Cuts an image into square patches of one of several sizes and projects each to a token.
+    """Cuts an image and its maps into square patches of one of several sizes and projects each to a token.
 
-    The kernel is learned at `patch_size`; for another size it is resized in each forward, so that all sizes
-    share it and train it together.
+    A patch's token is the sum of two projections, one of the image and one of the maps that say what was
+    clicked and predicted (SimpleClick). Both kernels are learned at `patch_size` and serve every size, so
+    that all sizes train them together.
 
     Args:
-        in_channels: of the image.
         embed_dim: C of the tokens.
-        patch_size: side in pixels for which the kernel is stored.
+        patch_size: side in pixels for which the kernels are stored.
         other_sizes: sides of the other scales.
     """
 
-    def __init__(self, in_channels: int, embed_dim: int, patch_size: int, other_sizes: Sequence[int]) -> None:
+    def __init__(self, embed_dim: int, patch_size: int, other_sizes: Sequence[int]) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
+        self.proj = nn.Conv2d(IMAGE_CHANNELS, embed_dim, patch_size, patch_size)
+        self.coords = nn.Conv2d(COORD_CHANNELS, embed_dim, patch_size, patch_size)
         for size in other_sizes:
             self.register_buffer(f"resize_{size}", resize_matrix(patch_size, size), persistent=False)
 
-    def forward(self, image: Tensor, patch_size: int) -> Tensor:
-        """Embed (B, in_channels, H, W) as tokens (B, L, C) in row-major order.
+    def forward(self, pixels: Tensor, patch_size: int) -> Tensor:
+        """Embed (B, 6, H, W), the image's channels before the maps', as tokens (B, L, C) in row-major order.
+
+        A kernel k resized by R gives k R x to a patch x: where the patches are the larger, it is they that
+        are resized, by the transpose, which is less work than to apply a larger kernel.
 
         Raises:
             ValueError: H or W is no multiple of `patch_size`.
         """
-        if image.shape[-2] % patch_size or image.shape[-1] % patch_size:
+        if pixels.shape[-2] % patch_size or pixels.shape[-1] % patch_size:
             raise ValueError(
-                f"image sides {tuple(image.shape[-2:])} are no multiples of the patch size {patch_size}"
+                f"image sides {tuple(pixels.shape[-2:])} are no multiples of the patch size {patch_size}"
             )
-        tokens = F.conv2d(image, self._kernel(patch_size), self.proj.bias, stride=patch_size)
-        return tokens.flatten(2).transpose(1, 2)
+        kernel = torch.cat([self.proj.weight, self.coords.weight], 1)
+        assert self.proj.bias is not None
+        assert self.coords.bias is not None
+        bias = self.proj.bias + self.coords.bias
+        if patch_size > self.patch_size:
+            resized = to_patches(pixels, patch_size) @ self.get_buffer(f"resize_{patch_size}")
+            return F.linear(resized.flatten(2), kernel.flatten(1), bias)
+        if patch_size < self.patch_size:
+            kernel = kernel.flatten(2) @ self.get_buffer(f"resize_{patch_size}").mT
+            kernel = kernel.view(*kernel.shape[:2], patch_size, patch_size)
+        return F.conv2d(pixels, kernel, bias, stride=patch_size).flatten(2).mT
 
-    def _kernel(self, patch_size: int) -> Tensor:
-        if patch_size == self.patch_size:
-            return self.proj.weight
-        resize = self.get_buffer(f"resize_{patch_size}")
-        resized = self.proj.weight.flatten(2) @ resize.mT
-        return resized.view(*resized.shape[:2], patch_size, patch_size)
+
+def to_patches(pixels: Tensor, patch_size: int) -> Tensor:
+    """Cut (B, channels, H, W) into square patches (B, L, channels, patch_size * patch_size)."""
+    batch, channels, height, width = pixels.shape
+    rows, cols = height // patch_size, width // patch_size
+    cut = pixels.reshape(batch, channels, rows, patch_size, cols, patch_size)
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * cols, channels, patch_size**2)
 
 
 class PositionEmbed(nn.Module):

@@ -99,7 +99,7 @@ def load_pretrained(model: MST, source: str) -> ImportReport:
         )
     report.missing.extend(model.load_state_dict(fitted, strict=False).missing_keys)
     if layout is VIT:
-        for parameter in model.patch_embed_coords.parameters():
+        for parameter in model.patch_embed.coords.parameters():
             nn.init.zeros_(parameter)
     return report
 
@@ -170,11 +170,12 @@ def _rename_click_model(name: str) -> str | None:
         return _rename_vit(name)
     if name.startswith("head.up_conv"):
         return None
+    name = name.replace("patch_embed_coords.proj.", "patch_embed.coords.")
     return re.sub(r"^(head\.(?:convs\.\d+|fusion_conv))\.conv\.", r"\1.", name)
 
 
-VIT = Layout(_rename_vit, ("patch_embed.", "pos_embed.", "blocks.", "norm."))
-CLICK_MODEL = Layout(_rename_click_model, (*VIT.covers, "patch_embed_coords.", "neck.", "head."))
+VIT = Layout(_rename_vit, ("patch_embed.proj.", "pos_embed.", "blocks.", "norm."))
+CLICK_MODEL = Layout(_rename_click_model, (*VIT.covers, "patch_embed.coords.", "neck.", "head."))
 
 
 def _from_hub(name: str) -> State:
@@ -206,7 +207,7 @@ def renormalize(state: State, mean: tuple[float, ...], std: tuple[float, ...]) -
 def _fit(ours: str, tensor: Tensor, model: MST) -> tuple[Tensor, bool]:
     """Return a tensor at the model's size, and whether it had to be resized."""
     size = model.config.patch_size
-    if ours in (_KERNEL, "patch_embed_coords.proj.weight") and tensor.shape[-1] != size:
+    if ours in (_KERNEL, "patch_embed.coords.weight") and tensor.shape[-1] != size:
         kernel = tensor.flatten(2) @ resize_matrix(tensor.shape[-1], size).mT
         return kernel.view(*tensor.shape[:2], size, size), True
     if ours == "pos_embed.grid" and tensor.ndim == 3:  # (1, tokens, C)

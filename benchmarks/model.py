@@ -37,13 +37,15 @@ Call = Callable[[], object]
 SIDE = 448
 BASELINE, MULTI_SCALE = "", "8,28"  # the patch sizes of the extra scales
 ROUNDS = 5
+_WINDOW = 14  # of the public baseline, in tokens
 SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "scenes_tiny"
 
 
-def build(patch_sizes: str, size: str = "base") -> MST:
+def build(patch_sizes: str, size: str = "base", window: int = 0) -> MST:
     """MST, or the baseline where there are no extra scales."""
     torch.manual_seed(0)
-    return MST(override(Config(), {"model.patch_sizes": patch_sizes, "model.size": size}).model)
+    settings = {"model.patch_sizes": patch_sizes, "model.size": size, "model.window": window}
+    return MST(override(Config(), settings).model)
 
 
 def inputs(batch: int) -> Inputs:
@@ -142,12 +144,17 @@ def against_public_reference() -> Iterator[Row]:
     """Time beside the public baseline computed the plain way, on two cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    public, one = PublicBaseline(SIZES["base"], SIDE, window=14, global_every=6), inputs(1)
-    calls = {"public": inference(public, one), "mst": inference(build(MULTI_SCALE), one)}
+    public, one = PublicBaseline(SIZES["base"], SIDE, window=_WINDOW, global_every=6), inputs(1)
+    calls = {
+        "public": inference(public, one),
+        "mst": inference(build(MULTI_SCALE), one),
+        "in windows": inference(build(MULTI_SCALE, window=_WINDOW), one),
+    }
     seconds = seconds_side_by_side(calls, rounds=2 * ROUNDS)
     torch.set_num_threads(threads)
     yield row("public_reference_forward", 1000 * seconds["public"], "ms")
     yield row("mst_base_over_public_reference_time", seconds["mst"] / seconds["public"], at_most=1.0)
+    yield row("mst_base_in_windows_over_public_reference_time", seconds["in windows"] / seconds["public"])
 
 
 def in_bf16_and_compiled() -> Iterator[Row]:

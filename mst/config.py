@@ -62,6 +62,8 @@ class ModelConfig(Settings):
     """Share of each extra scale's tokens that top-k keeps (MST eq. 4)."""
     fusion_stages: Count = 3
     """How many fusion modules stand among the blocks, evenly spaced, the last before the last block."""
+    update_heads: Count = 1
+    """Heads of the attention by which the base tokens update the extra scales; its cost grows with them."""
     click_radius: Positive = 5
     """Radius in pixels of the disk that a click draws into its map."""
     layer_scale: bool = False
@@ -101,6 +103,10 @@ class ModelConfig(Settings):
             raise ValueError(
                 f"image_size {self.image_size} has {self.image_size // self.patch_size} base tokens a side, "
                 f"no multiple of the window {self.window}"
+            )
+        if self.dimensions.embed_dim % self.update_heads:
+            raise ValueError(
+                f"update_heads {self.update_heads} do not divide the width {self.dimensions.embed_dim}"
             )
         if self.fusion_stages > self.dimensions.depth:
             raise ValueError(f"fusion_stages {self.fusion_stages} exceed the {self.dimensions.depth} blocks")

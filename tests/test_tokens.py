@@ -135,7 +135,7 @@ def test_downsampling_averages_blocks_of_sixteen_and_what_is_left():
 
 def fusion_stage(ratio: float = 0.25) -> FusionStage:
     torch.manual_seed(1)
-    stage = FusionStage(DIM, num_heads=3, k_ratio=ratio)
+    stage = FusionStage(DIM, num_heads=3, update_heads=2, k_ratio=ratio)
     for attention in (stage.update_scales, stage.guide_base):  # they start at zero, which would hide all
         torch.nn.init.normal_(attention.proj.weight)
     return stage

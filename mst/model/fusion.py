@@ -53,14 +53,15 @@ class FusionStage(nn.Module):
 
     Args:
         embed_dim: C.
-        num_heads: of both attentions.
+        num_heads: of the attention that guides the base tokens.
+        update_heads: of the attention that updates the extra scales.
         k_ratio: share of each scale's tokens that is selected.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, k_ratio: float) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, update_heads: int, k_ratio: float) -> None:
         super().__init__()
         self.k_ratio = k_ratio
-        self.update_scales = CrossAttention(embed_dim, num_heads)
+        self.update_scales = CrossAttention(embed_dim, update_heads)
         self.guide_base = CrossAttention(embed_dim, num_heads)
 
     def forward(

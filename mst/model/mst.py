@@ -67,10 +67,15 @@ class MST(nn.Module):
         self.norm = nn.LayerNorm(dim.embed_dim, eps=NORM_EPS) if config.final_norm else nn.Identity()
         places = fusion_blocks(dim.depth, config.fusion_stages) if config.patch_sizes else ()
         self.fusions = nn.ModuleDict(
-            {str(place): FusionStage(dim.embed_dim, dim.num_heads, config.k_ratio) for place in places}
+            {
+                str(place): FusionStage(dim.embed_dim, dim.num_heads, config.update_heads, config.k_ratio)
+                for place in places
+            }
         )
-        self.neck = SimpleFPN(dim.embed_dim, dim.neck_widths)
-        self.head = MLPHead(dim.neck_widths, dim.head_width, config.dropout)
+        self.neck = SimpleFPN(dim.embed_dim, dim.neck_widths).to(memory_format=torch.channels_last)
+        self.head = MLPHead(dim.neck_widths, dim.head_width, config.dropout).to(
+            memory_format=torch.channels_last
+        )
         self._initialize()
 
     def forward(self, image: Tensor, clicks: Tensor, prev_mask: Tensor) -> Output:
@@ -98,7 +103,8 @@ class MST(nn.Module):
                 base, scales, trace = self.fusions[str(number)](base, scales, clicks)
                 stages.append(trace)
             base = base._replace(tokens=block(base.tokens, base.grid))
-        features = self.norm(base.tokens).mT.reshape(image.shape[0], -1, *base.grid)
+        # Tokens are pixels with their channels side by side: as channels-last features they need no copy.
+        features = self.norm(base.tokens).view(image.shape[0], *base.grid, -1).permute(0, 3, 1, 2)
         logits = self.head(self.neck(features))
         logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
         return Output(logits, tuple(stages))

@@ -40,7 +40,10 @@ def similarity(kernel: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         (B, L), each in [sigmoid(-1), sigmoid(1)].
     """
-    return F.cosine_similarity(kernel[:, None], tokens, dim=-1).sigmoid()
+    # Sums of products stay fp32 under autocast, unlike a matrix product: bf16 would choose other tokens.
+    products = (tokens * F.normalize(kernel, dim=-1)[:, None]).sum(-1)
+    lengths: Tensor = torch.linalg.vector_norm(tokens, dim=-1)
+    return (products / lengths.clamp(min=1e-8)).sigmoid()
 
 
 def top_k(scores: Tensor, k_ratio: float) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ def scenes_tiny() -> Config:
             "model.size": "tiny",
             "model.depth": 4,
             "model.fusion_stages": 2,
+            "model.update_heads": 3,
             "model.image_size": 112,
             "model.final_norm": True,
             "data.resize": [2.0, 6.0],  # scenes are about 224 px, a quarter of what the range is meant for

@@ -12,13 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.harness import Row, report, row
-from benchmarks.model import BASELINE, MULTI_SCALE, SIDE, build, gmac, inputs
-from mst.config import Config
-from mst.losses import total_loss
-from mst.optim import build_optimizer
+from benchmarks.model import BASELINE, MULTI_SCALE, Inputs, build, gmac, inference, inputs, train_step
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
 ROUNDS = 20
@@ -42,42 +38,10 @@ def peak_flops() -> float:
     return next((peak for known, peak in PEAK_FLOPS.items() if known in name), float("nan"))
 
 
-def on_gpu(batch: int) -> tuple[Tensor, ...]:
+def on_gpu(batch: int) -> Inputs:
     """Inputs of a batch, on the GPU."""
-    return tuple(each.cuda() for each in inputs(batch))
-
-
-def predict(network: Callable[..., object], batch: int) -> Callable[[], object]:
-    """A forward as a server does it."""
-    tensors = on_gpu(batch)
-
-    @torch.inference_mode()
-    def run() -> object:
-        with torch.autocast("cuda", torch.bfloat16):
-            return network(*tensors)
-
-    return run
-
-
-def learn(model: nn.Module, batch: int) -> Callable[[], object]:
-    """Forward, losses, backward and AdamW, the forward and the losses in one graph."""
-    config = Config()
-    tensors, optimizer = on_gpu(batch), build_optimizer(model, config.optim)
-    mask = torch.zeros_like(tensors[2])
-    mask[..., SIDE // 4 : SIDE // 2, SIDE // 4 : SIDE // 2] = 1
-
-    @torch.compile(fullgraph=True)
-    def loss() -> Tensor:
-        return total_loss(model(*tensors), mask, config.loss).total
-
-    def run() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
-            total = loss()
-        total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return run
+    image, clicks, prev_mask = inputs(batch)
+    return image.cuda(), clicks.cuda(), prev_mask.cuda()
 
 
 def waits_for_nothing(call: Callable[[], object]) -> bool:
@@ -98,14 +62,14 @@ def rows(size: str, batch: int) -> Iterator[Row]:
     for name, patches in ((f"baseline_{size}", BASELINE), (f"mst_{size}", MULTI_SCALE)):
         model = build(patches, size)
         flops = 2e9 * gmac(model, inputs(1))
-        model = model.cuda().eval()
-        network = torch.compile(model, fullgraph=True)
-        yield row(f"{name}_gpu_click", 1000 * seconds_per_call(predict(network, 1)), "ms")
-        rate = batch / seconds_per_call(predict(network, batch))
+        model = model.cuda()
+        click, many = (inference(model, on_gpu(number), "bf16", "compiled") for number in (1, batch))
+        yield row(f"{name}_gpu_click", 1000 * seconds_per_call(click), "ms")
+        rate = batch / seconds_per_call(many)
         yield row(f"{name}_gpu_inference", rate, "img/s")
         yield row(f"{name}_gpu_inference_mfu", rate * flops / peak, at_least=0.55)
         torch.cuda.reset_peak_memory_stats()
-        step = learn(model.train(), batch)
+        step = train_step(model, on_gpu(batch), "bf16", "compiled")
         rate = batch / seconds_per_call(step)
         yield row(f"{name}_gpu_training", rate, "img/s")
         yield row(f"{name}_gpu_training_mfu", 3 * rate * flops / peak, at_least=0.45)

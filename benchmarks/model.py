@@ -67,9 +67,9 @@ def gmac(model: nn.Module, batch: Inputs) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def precision(name: str) -> AbstractContextManager[object]:
+def precision(name: str, device: str = "cpu") -> AbstractContextManager[object]:
     """Autocast for bf16, nothing for fp32."""
-    return torch.autocast("cpu", torch.bfloat16) if name == "bf16" else nullcontext()
+    return torch.autocast(device, torch.bfloat16) if name == "bf16" else nullcontext()
 
 
 def inference(model: nn.Module, batch: Inputs, number: str = "fp32", mode: str = "eager") -> Call:
@@ -79,22 +79,29 @@ def inference(model: nn.Module, batch: Inputs, number: str = "fp32", mode: str =
 
     @torch.inference_mode()
     def run() -> object:
-        with precision(number):
+        with precision(number, batch[0].device.type):
             return network(*batch)
 
     return run
 
 
-def train_step(model: MST, batch: Inputs) -> Call:
-    """Forward, losses, backward and AdamW."""
+def train_step(model: MST, batch: Inputs, number: str = "fp32", mode: str = "eager") -> Call:
+    """Forward, losses, backward and AdamW; compiled, forward and losses are one graph."""
     model.train()
     config = Config()
     optimizer = build_optimizer(model, config.optim)
     mask = torch.zeros_like(batch[2])
     mask[..., SIDE // 4 : SIDE // 2, SIDE // 4 : SIDE // 2] = 1
 
+    def loss() -> Tensor:
+        return total_loss(model(*batch), mask, config.loss).total
+
+    compute = torch.compile(loss, fullgraph=True) if mode == "compiled" else loss
+
     def run() -> None:
-        total_loss(model(*batch), mask, config.loss).total.backward()  # type: ignore[no-untyped-call]
+        with precision(number, batch[0].device.type):
+            total = compute()
+        total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 

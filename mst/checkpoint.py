@@ -15,15 +15,14 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mst.config import Config, flatten, from_dict
 from mst.errors import CheckpointError, ConfigError
 from mst.model import MST
 from mst.model.patch_embed import resize_positions
-from mst.model.weights import check_pretrained, load_pretrained, load_state
+from mst.model.weights import check_pretrained, load_pretrained, load_state, read_weights
 
 WEIGHTS, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "training_state.pt", "manifest.json"
 
@@ -122,7 +121,7 @@ def load_model(folder: Path) -> tuple[MST, Config]:
     verify(folder)
     config = read_config(folder)
     model = MST(config.model)
-    load_state(model, _read_weights(folder), str(folder))
+    load_state(model, read_weights(folder / WEIGHTS), str(folder))
     return model, config
 
 
@@ -162,7 +161,7 @@ def initialize(model: MST, source: str, reset: Sequence[str] = ()) -> str:
         model.load_state_dict(kept, strict=False)
         return f"{source}: {report}{random}"
     verify(path)
-    weights = {name: weight.float() for name, weight in _read_weights(path).items()}
+    weights = {name: weight.float() for name, weight in read_weights(path / WEIGHTS).items()}
     if "pos_embed.grid" in weights:
         grid = model.pos_embed.grid.shape[-2:]
         weights["pos_embed.grid"] = resize_positions(weights["pos_embed.grid"], grid)
@@ -180,13 +179,6 @@ def initialize(model: MST, source: str, reset: Sequence[str] = ()) -> str:
 
 def _without(weights: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
     return {name: weight for name, weight in weights.items() if name.partition(".")[0] not in parts}
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: unreadable ({error})") from None
 
 
 def _sha256(path: Path) -> str:

@@ -44,10 +44,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     arguments, rest = parser.parse_known_args(argv)
     if not rest:
         return arguments
-    name, known = (
-        rest[0].partition("=")[0],
-        sorted(parser._option_string_actions),
-    )  # argparse tells no other way
+    name = rest[0].partition("=")[0]
+    known = sorted(parser._option_string_actions)  # argparse tells no other way
     if not name.startswith("--"):
         raise ConfigError(f"unexpected argument '{name}'")
     settings = [each.removeprefix("--") for each in known if "." in each]

@@ -21,12 +21,13 @@ from ray.actor import ActorHandle
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from mst.checkpoint import load_training_state, read_config, save_checkpoint
+from mst.checkpoint import initialize, load_training_state, read_config, save_checkpoint
 from mst.config import Config, differences, from_dict, override
 from mst.data.sampler import Shard
 from mst.data.sources import check_sources, read_records, read_samples
 from mst.data.training_set import TrainingSet
 from mst.errors import ConfigError, MSTError
+from mst.model import MST
 from mst.training import EpochReport, StepReport, TrainingState, fit, new_state, validation_share
 from pipelines.cluster import connect
 from pipelines.command_line import add_settings, config_of, count, parse, run
@@ -175,7 +176,8 @@ def check_run(config: Config, folder: Path, resources: Resources) -> None:
             raise ConfigError(f"the workers need {wanted} {kind}s, the cluster has {there.get(kind, 0):.0f}")
     newest = newest_checkpoint(folder)
     if newest is None:
-        new_state(config, torch.device("cpu"))
+        if config.train.init:
+            initialize(MST(config.model), config.train.init, config.train.reset)
     elif changed := differences(read_config(newest), config):
         raise ConfigError(
             f"run '{folder.name}' was started with other settings ({'; '.join(changed)}); "

@@ -66,9 +66,9 @@ def report(name: str, rows: Iterable[Row]) -> None:
     for column in ("", "value", "unit", "goal", "holds"):
         table.add_column(column, justify="right" if column == "value" else "left")
     for each in rows:
-        console.print(f"{each.name} {each.value:.3f} {each.unit}", style="dim")
+        console.print(f"{each.name} {each.value:.4g} {each.unit}", style="dim")
         holds = {None: "", True: "yes", False: "[red]no"}[each.holds]
-        table.add_row(each.name, f"{each.value:.3f}", each.unit, each.goal or "", holds)
+        table.add_row(each.name, f"{each.value:.4g}", each.unit, each.goal or "", holds)
         done.append(asdict(each))
     console.print(table)
     OUT.mkdir(parents=True, exist_ok=True)

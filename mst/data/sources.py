@@ -2,6 +2,7 @@
 
 coco:annotations/instances_train2017.json
 lvis:lvis/lvis_v1_train.json?images=coco
+labels:bsds
 grabcut:/data/GrabCut
 """
 
@@ -17,11 +18,13 @@ from mst.data.annotations import ImageRecord, ObjectAnnotation, Sample
 from mst.data.coco import read_coco, read_lvis
 from mst.data.grabcut import list_grabcut, read_grabcut_sample
 from mst.data.join import MIN_AREA, join_records
+from mst.data.label_maps import read_label_maps
 from mst.errors import ConfigError, DataError
 
 RECORD_READERS: dict[str, Callable[[Path, Path | None], list[ImageRecord]]] = {
     "lvis": read_lvis,
     "coco": read_coco,
+    "labels": read_label_maps,
 }
 FORMATS = (*RECORD_READERS, "grabcut")
 
@@ -103,7 +106,7 @@ def read_records(sources: Sequence[str], root: Path) -> list[ImageRecord]:
     read: dict[str, list[ImageRecord]] = {name: [] for name in RECORD_READERS}
     for source in parsed:
         read[source.format] += RECORD_READERS[source.format](source.path, source.images)
-    records = join_records(finer=read["lvis"], coarser=read["coco"])
+    records = join_records(finer=read["lvis"] + read["labels"], coarser=read["coco"])
     if not any(record.objects for record in records):
         raise DataError(f"no objects of at least {MIN_AREA} px in {', '.join(sources) or 'an empty list'}")
     return records

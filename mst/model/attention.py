@@ -126,11 +126,12 @@ class CrossAttention(nn.Module):
         query_weight = self.query.weight.view(heads, depth, -1)  # (heads, D, C)
         proj_weight = self.proj.weight.view(-1, heads, depth).permute(1, 2, 0)  # (heads, D, C)
         keys = (key @ query_weight).flatten(1, 2)  # (B, heads * K, C)
-        values = (value @ proj_weight).flatten(1, 2)
+        # A head's weights add up to 1, and so the output's bias can be handed to the few values.
+        values = (value @ proj_weight).flatten(1, 2) + self.proj.bias / heads
         offsets = (key @ self.query.bias.view(heads, depth, 1)).flatten(1)[:, None]  # (B, 1, heads * K)
         scores = (torch.matmul(tokens, keys.mT) + offsets) * depth**-0.5
         weights = scores.unflatten(-1, (heads, -1)).softmax(-1).flatten(-2).to(values.dtype)
-        update: Tensor = weights @ values + self.proj.bias
+        update: Tensor = weights @ values
         return update
 
 

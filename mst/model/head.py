@@ -27,9 +27,11 @@ class MLPHead(nn.Module):
         """(B, widths[i], h_i, w_i), finest first, to logits (B, 1, h_0, w_0)."""
         finest = features[0].shape[-2:]
         shares = self.fusion_conv.weight.chunk(len(features), dim=1)
-        maps: list[Tensor] = []
+        total: Tensor | None = None  # summed in place: at stride 4 every map is large
         for conv, share, feature in zip(self.convs, shares, features, strict=True):
-            fused = F.conv2d(F.relu(conv(feature)), share, self.fusion_conv.bias if not maps else None)
-            maps.append(F.interpolate(fused, size=finest, mode="bilinear") if maps else fused)
-        logits: Tensor = self.conv_seg(self.dropout(F.relu(sum(maps[1:], maps[0]))))
+            bias = self.fusion_conv.bias if total is None else None
+            fused = F.conv2d(F.relu(conv(feature), inplace=True), share, bias)
+            total = fused if total is None else total.add_(F.interpolate(fused, size=finest, mode="bilinear"))
+        assert total is not None
+        logits: Tensor = self.conv_seg(self.dropout(F.relu(total, inplace=True)))
         return logits

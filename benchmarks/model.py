@@ -205,6 +205,7 @@ def everywhere() -> Iterator[Row]:
     for size, batch, number, mode in product(
         ("small", "base"), (1, 8), ("fp32", "bf16"), ("eager", "compiled")
     ):
+        torch.compiler.reset()  # it recompiles a function for so many models only
         calls = {
             name: inference(build(patches, size), inputs(batch), number, mode)
             for name, patches in (("baseline", BASELINE), ("mst", MULTI_SCALE))

@@ -1,7 +1,7 @@
 """Whether a public SimpleClick checkpoint gives here the logits that its own code gives.
 
-    make bench-parity                                  # on ../shared/data/parity
-    .venv/bin/python -m benchmarks.parity --folder F   # NAME.safetensors and NAME_io.npz, as read below
+make bench-parity                                  # on ../shared/data/parity
+.venv/bin/python -m benchmarks.parity --folder F   # NAME.safetensors and NAME_io.npz, as read below
 """
 
 import argparse

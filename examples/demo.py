@@ -24,6 +24,7 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from upath import UPath
 
 from mst.checkpoint import read_config, verify
 from mst.client import Client
@@ -84,7 +85,7 @@ def main() -> None:
     command("pipelines/promote.py", "--run", champion.parent)
 
     step("Serve it and click on objects that it has never seen")
-    samples = list(read_samples(["coco:annotations/instances_test.json"], DATA).spread(OBJECTS))
+    samples = list(read_samples(["coco:annotations/instances_test.json"], UPath(DATA)).spread(OBJECTS))
     with served() as url:
         records = click_on(samples, Client(url), untrained_like(champion))
         write_pictures(Client(url), samples[:PICTURES], records[CHAMPION][:PICTURES])

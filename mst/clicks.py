@@ -1,8 +1,9 @@
 """Clicks: their type, the maps a model reads, how training draws them and how an evaluation places them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -128,9 +129,13 @@ def sample_clicks(mask: Mask, others: Mask, rng: np.random.Generator, config: Cl
         clicks += _draw(inside, 1 + _decaying_count(config.max_clicks, config.decay, rng), True, rng)
     wanted = _decaying_count(config.max_clicks + 1, config.decay, rng)
     if wanted:
-        regions = (~mask, others & ~mask, _border_band(mask))
+        regions: tuple[Callable[[], Mask], ...] = (
+            lambda: ~mask,
+            lambda: others & ~mask,
+            lambda: _border_band(mask),
+        )
         for region, count in zip(regions, rng.multinomial(wanted, _NEGATIVE_SHARES), strict=True):
-            clicks += _draw(region, int(count), False, rng)
+            clicks += _draw(region(), int(count), False, rng) if count else []
     return clicks
 
 
@@ -141,12 +146,14 @@ def training_click(prediction: Mask, truth: Mask, rng: np.random.Generator) -> C
         A click whose distance to the error's border exceeds half the largest such distance; None where
         the prediction is right everywhere.
     """
-    missed, wrong = _error_depths(prediction, truth)
-    is_positive = bool(missed.max() > wrong.max())
-    depth = missed if is_positive else wrong
-    if not depth.any():
+    missed, wrong = (_Depths.of(error) for error in (truth & ~prediction, prediction & ~truth))
+    is_positive = missed.deepest > wrong.deepest
+    depths = missed if is_positive else wrong
+    if not depths.deepest:
         return None
-    return _draw(depth > depth.max() / 4, 1, is_positive, rng)[0]  # squared distances: a quarter is half
+    inside = depths.squared > depths.deepest / 4  # squared distances: a quarter is half
+    (click,) = _draw(inside, 1, is_positive, rng)
+    return Click(click.row + depths.top, click.col + depths.left, is_positive)
 
 
 def next_click(
@@ -167,35 +174,122 @@ def next_click(
     Returns:
         The click, or None where every wrong pixel has been clicked already.
     """
-    missed, wrong = _error_depths(prediction, truth, void)
-    for click in clicked:
-        missed[round(click.row), round(click.col)] = wrong[round(click.row), round(click.col)] = 0
-    is_positive = bool(missed.max() > wrong.max())
-    depth = missed if is_positive else wrong
-    first = int(depth.argmax())
-    if depth.flat[first] == 0:
-        return None
-    row, col = divmod(first, depth.shape[1])
-    return Click(row, col, is_positive)
-
-
-def _error_depths(
-    prediction: Mask, truth: Mask, void: Mask | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Squared distance of each pixel of the missed object, and of the wrong inclusions, to their borders."""
     missed, wrong = truth & ~prediction, prediction & ~truth
     if void is not None:
         missed, wrong = missed & ~void, wrong & ~void
-    return _inner(_squared_distance(np.pad(missed, 1))), _inner(_squared_distance(np.pad(wrong, 1)))
+    taken = [(round(click.row), round(click.col)) for click in clicked]
+    errors = _RoughDepths.of(missed, taken), _RoughDepths.of(wrong, taken)
+    reached = max(each.at_least for each in errors)
+    best_missed, best_wrong = (each.deepest() if each.at_most >= reached else _NOWHERE for each in errors)
+    is_positive = best_missed.squared > best_wrong.squared
+    best = best_missed if is_positive else best_wrong
+    return Click(best.row, best.col, is_positive) if best.squared else None
 
 
-def _inner(padded: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(padded[1:-1, 1:-1])
+class _Depths(NamedTuple):
+    """Squared distances of a region's pixels to its border, in the region's bounding box."""
+
+    squared: NDArray[np.float32]
+    top: int
+    left: int
+    deepest: float
+
+    @classmethod
+    def of(cls, region: Mask) -> "_Depths":
+        """Compute them; all that lies outside the box is outside the region, so that the box is enough."""
+        left, top, width, height = cv2.boundingRect(region.astype(np.uint8))
+        box = region[top : top + height, left : left + width]
+        squared = _squared_distance(np.pad(box, 1).view(np.uint8))[1:-1, 1:-1]
+        return cls(squared, top, left, float(squared.max(initial=0)))
 
 
-def _squared_distance(region: Mask) -> NDArray[np.float32]:
+class _Deepest(NamedTuple):
+    """The first pixel, row-major, of those farthest from a region's border."""
+
+    squared: float
+    """Its squared distance; 0 if there is no pixel to choose."""
+    row: int
+    col: int
+
+
+_NOWHERE = _Deepest(0, 0, 0)
+
+
+class _RoughDepths(NamedTuple):
+    """Chamfer distances of a region's pixels to its border: a fifth of the exact ones' cost, and within 2 %.
+
+    They choose the few pixels that can be the deepest, for which alone the exact distance is computed.
+    """
+
+    region: NDArray[np.uint8]
+    """The region's bounding box, one pixel wider: all that matters to the distances within."""
+    distance: NDArray[np.float32]
+    """Of the same pixels; 0 where there can be no click."""
+    top: int
+    left: int
+    largest: float
+
+    @classmethod
+    def of(cls, region: Mask, taken: Sequence[tuple[int, int]]) -> "_RoughDepths":
+        """Measure a region of which the pixels `taken` cannot be chosen."""
+        left, top, width, height = cv2.boundingRect(region.view(np.uint8))
+        box = np.pad(region[top : top + height, left : left + width].view(np.uint8), 1)
+        distance = np.asarray(cv2.distanceTransform(box, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
+        for row, col in taken:
+            if top <= row < top + height and left <= col < left + width:
+                distance[row - top + 1, col - left + 1] = 0
+        return cls(box, distance, top - 1, left - 1, float(distance.max(initial=0)))
+
+    @property
+    def at_least(self) -> float:
+        """No deepest pixel is less deep."""
+        return self.largest / _CHAMFER_RATIO[1]
+
+    @property
+    def at_most(self) -> float:
+        """No pixel is deeper."""
+        return self.largest / _CHAMFER_RATIO[0]
+
+    def deepest(self) -> _Deepest:
+        """Find the deepest pixel by exact distance."""
+        if not self.largest:
+            return _NOWHERE
+        share = _CHAMFER_RATIO[0] / _CHAMFER_RATIO[1]
+        rows, cols = np.nonzero(self.distance >= share * self.largest)
+        if self.largest < _ORDERED:
+            squared = _SQUARES[np.searchsorted(_CHAMFERS, self.distance[rows, cols])]
+        else:
+            reach = math.ceil(self.at_most) + 1
+            top, left = max(rows.min() - reach, 0), max(cols.min() - reach, 0)
+            near = self.region[top : rows.max() + reach + 1, left : cols.max() + reach + 1]
+            squared = _squared_distance(near)[rows - top, cols - left]
+        first = int(squared.argmax())  # candidates are in row-major order
+        return _Deepest(float(squared[first]), int(rows[first]) + self.top, int(cols[first]) + self.left)
+
+
+_CHAMFER_RATIO = (0.982, 1.0195)  # of OpenCV's 5 x 5 chamfer distance to the exact one, least and most
+_ORDERED = 6.9  # chamfer distances below this tell all exact ones apart
+
+
+def _chamfer_table() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Chamfer distances below `_ORDERED`, each a little more than OpenCV's, and the squared exact ones."""
+    straight, diagonal, knight = 1, 1.4, 2.1969  # OpenCV's weights of its 5 x 5 mask
+    pairs = set()
+    for far in range(1, 8):
+        for near in range(far + 1):
+            knights = min(near, far - near)
+            rest = (far - 2 * near) * straight if 2 * near <= far else (2 * near - far) * diagonal
+            pairs.add((knights * knight + rest, far * far + near * near))
+    table = np.array(sorted(pairs), np.float32)
+    return table[:, 0] + 1e-3, table[:, 1]
+
+
+_CHAMFERS, _SQUARES = _chamfer_table()
+
+
+def _squared_distance(region: NDArray[Any]) -> NDArray[np.float32]:
     """Exact squared distance of each pixel of a region to the nearest pixel outside it."""
-    distance = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = cv2.distanceTransform(region.astype(np.uint8, copy=False), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # OpenCV's last bits depend on where the array lies in memory, and would decide between ties; squared
     # distances are whole numbers.
     return np.asarray(np.rint(np.square(distance)), np.float32)
@@ -212,8 +306,12 @@ def _border_band(mask: Mask) -> Mask:
     if not mask.any():
         return np.zeros_like(mask)
     width = math.ceil(0.1 * math.sqrt(mask.sum()))
-    distance = _squared_distance(~mask)
-    return np.asarray((distance > 0) & (distance <= width**2))
+    left, top, columns, rows = cv2.boundingRect(mask.astype(np.uint8))
+    near = np.s_[max(top - width, 0) : top + rows + width, max(left - width, 0) : left + columns + width]
+    distance = _squared_distance(~mask[near])
+    band = np.zeros_like(mask)
+    band[near] = (distance > 0) & (distance <= width**2)
+    return band
 
 
 def _draw(region: Mask, count: int, is_positive: bool, rng: np.random.Generator) -> list[Click]:

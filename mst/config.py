@@ -117,7 +117,7 @@ class DataConfig(Settings):
     """Where samples come from and how they are varied."""
 
     root: str = "data/synthetic"
-    """Folder that the sources' paths start from."""
+    """Folder that the sources' paths start from: of this machine, s3://... or https://..."""
     train: tuple[str, ...] = ("coco:annotations/instances_train.json", "lvis:annotations/lvis_train.json")
     """Training sources, each `format:path` (see `mst.data.sources`); one image's objects are joined."""
     val: tuple[str, ...] = ("coco:annotations/instances_val.json",)
@@ -140,10 +140,16 @@ class DataConfig(Settings):
     """Largest shift of each colour channel, in levels of 255."""
     merge: Probability = 0.15
     """Probability that two objects make one sample (RITM)."""
+    stuff: Probability = 0.3
+    """Probability that a sample knows its image's stuff (sky, grass) as objects."""
     background: Probability = 0.05
     """Probability of a sample without an object (RITM)."""
     loader_workers: Natural = 0
     """Processes that prepare batches for each training worker; 0 prepares them in the worker itself."""
+    cache: str | None = None
+    """Folder for copies of images that lie in a store (s3://, https://); null keeps none."""
+    cache_gb: Positive = 50
+    """Most gigabytes that the copies take, over all workers of a machine."""
 
     @model_validator(mode="after")
     def _ranges_fit(self) -> Self:

@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from upath import UPath
 
 from mst.checkpoint import load_model
 from mst.data.sources import read_samples
@@ -45,7 +46,7 @@ def main() -> None:
         description="Evaluate a model by the click protocol.", allow_abbrev=False
     )
     parser.add_argument("--model", required=True, help="checkpoint folder, or models:/NAME@ALIAS")
-    parser.add_argument("--data", required=True, help="coco:JSON, lvis:JSON or grabcut:FOLDER")
+    parser.add_argument("--data", required=True, help="coco:JSON, grabcut:FOLDER, ... (mst.data.sources)")
     parser.add_argument("--max-objects", type=count, default=None, help="evaluate on so many, evenly spread")
     parser.add_argument(
         "--max-clicks", type=count, default=None, help="for each object (default: the model's)"
@@ -56,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model, config = load_model(fetch_checkpoint(tracking_uri(), arguments.model, Path(folder)))
     settings = config.eval.model_copy(update={"zoom": config.eval.zoom and not arguments.no_zoom})
-    samples = read_samples([arguments.data], Path())
+    samples = read_samples([arguments.data], UPath())
     if arguments.max_objects:
         samples = samples.spread(arguments.max_objects)
     max_clicks = arguments.max_clicks or settings.max_clicks

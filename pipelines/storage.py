@@ -38,8 +38,11 @@ def check_outlives_job(what: str) -> None:
 
 
 def absolute_paths(config: Config) -> Config:
-    """Return a config whose data root and initial weights are absolute."""
-    data = config.data.model_copy(update={"root": absolute(config.data.root)})
+    """Return a config whose data root, cache and initial weights are absolute; a root may lie in a store."""
+    root, cache = config.data.root, config.data.cache
+    data = config.data.model_copy(
+        update={"root": root if "://" in root else absolute(root), "cache": cache and absolute(cache)}
+    )
     init = config.train.init
     if init and not init.startswith(HUB):
         init = absolute(init)

@@ -20,9 +20,11 @@ import torch
 from ray.actor import ActorHandle
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from upath import UPath
 
 from mst.checkpoint import initialize, load_training_state, read_config, save_checkpoint
 from mst.config import Config, differences, from_dict, override
+from mst.data.files import reader
 from mst.data.sampler import Shard
 from mst.data.sources import check_sources, read_records, read_samples
 from mst.data.training_set import TrainingSet
@@ -165,7 +167,7 @@ def check_run(config: Config, folder: Path, resources: Resources) -> None:
         DataError: a folder or file of the data does not exist.
         CheckpointError: nor do the weights to start from, or they do not fit.
     """
-    check_sources((*config.data.train, *config.data.val), Path(config.data.root))
+    check_sources((*config.data.train, *config.data.val), UPath(config.data.root))
     if config.train.batch_size % resources.num_workers:
         raise ConfigError(
             f"train.batch_size {config.train.batch_size} is no multiple of {resources.num_workers} workers"
@@ -193,9 +195,9 @@ def train_worker(options: dict[str, Any]) -> None:
     shard = Shard(context.get_world_rank(), context.get_world_size())
     leader = Leader(TrackedRun(*options["run"]), options["board"], config) if shard.rank == 0 else None
     state, origin = _start(config)
-    root = Path(config.data.root)
-    training_set = TrainingSet(read_records(config.data.train, root), config)
-    validation = read_samples(config.data.val, root)
+    root, fetch = UPath(config.data.root), reader(config.data.cache, config.data.cache_gb)
+    training_set = TrainingSet(read_records(config.data.train, root), config, fetch)
+    validation = read_samples(config.data.val, root, fetch)
     for _ in validation_share(validation, config, shard):
         pass  # a broken sample is to be found now, not when the first epoch is trained
     if leader:

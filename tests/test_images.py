@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mst.data.images import decode_image, read_image, read_labels, resize
+from mst.data.images import decode_image, read_image, resize
+from mst.data.mask_images import read_labels
 from mst.errors import DataError, ImageError, ImageTooLargeError
 
 

@@ -159,7 +159,7 @@ def test_a_missing_file_or_root_is_named(tmp_path):
 
 @pytest.mark.parametrize("text", ["annotations.json", "voc:a.xml", "coco:", "coco:a.json?folder=b"])
 def test_a_wrong_source_says_what_is_right(tmp_path, text):
-    with pytest.raises(ConfigError, match="is none of lvis:PATH, coco:PATH, grabcut:PATH"):
+    with pytest.raises(ConfigError, match="is none of index:PATH, lvis:PATH, .*, grabcut:PATH"):
         parse_source(text, tmp_path)
 
 

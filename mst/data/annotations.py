@@ -1,17 +1,18 @@
 """What a data set says of an image: its file, its size and the masks of its objects."""
 
-import os
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco_mask
+from upath import UPath
 
 from mst.clicks import Mask
+from mst.data.files import Fetch, fetch
 from mst.data.images import RGB, read_image
+from mst.data.runs import Runs, paint
 from mst.errors import DataError
 
 Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]
@@ -42,6 +43,10 @@ class ObjectAnnotation:
     """top, left, bottom, right in pixels."""
     name: str
     """Where the annotation stands, for errors and records."""
+    parent: int = -1
+    """Place among the image's objects of the smallest one that contains this one; -1 for none."""
+    is_stuff: bool = False
+    """Whether it is a region without a countable shape (sky, grass)."""
 
     def rle(self) -> dict[str, Any]:
         """Return the mask as COCO's compressed run-length encoding.
@@ -67,33 +72,41 @@ class ObjectAnnotation:
             return encoded
         return dict(self.segmentation)
 
+    def runs(self) -> Runs:
+        """Return the runs of pixels that are the object's.
+
+        Raises:
+            DataError: as `rle` says.
+        """
+        with malformed(self.name):
+            return Runs.parse(self.rle()["counts"], self.height, self.width)
+
     def decode(self) -> Mask:
         """Return the mask, (H, W).
 
         Raises:
             DataError: as `rle` says.
         """
-        with malformed(self.name):
-            return np.asarray(coco_mask.decode(self.rle()), dtype=bool)
+        return paint([self.runs()], self.height, 0, self.width)
 
 
 @dataclass(frozen=True)
 class ImageRecord:
     """An image of a data set and the objects annotated in it."""
 
-    path: Path
+    path: UPath
     height: int
     width: int
     objects: tuple[ObjectAnnotation, ...]
 
-    def read(self) -> RGB:
+    def read(self, fetch: Fetch = fetch) -> RGB:
         """Read the image, (H, W, 3).
 
         Raises:
             ImageError: the file is missing or broken.
             DataError: its size is not the annotated one.
         """
-        image = read_image(self.path)
+        image = read_image(self.path, fetch)
         if image.shape[:2] != (self.height, self.width):
             raise DataError(
                 f"{self.path}: the image has {image.shape[0]} x {image.shape[1]} pixels, "
@@ -116,17 +129,22 @@ class Sample:
     """The object, (H, W)."""
     void: Mask | None = field(default=None)
     """Pixels that count neither for IoU nor for clicks, (H, W); None for no such pixels."""
+    init_mask: Mask | None = None
+    """Mask from which the clicks start, (H, W); None to start from nothing."""
+    size_class: str = ""
+    """Group of sizes under which a report counts the object; empty for none."""
 
     def __post_init__(self) -> None:
         shape = self.image.shape[:2]
-        for what, mask in (("mask", self.mask), ("void mask", self.void)):
+        masks = (("mask", self.mask), ("void mask", self.void), ("initial mask", self.init_mask))
+        for what, mask in masks:
             if mask is not None and mask.shape != shape:
                 raise DataError(f"{self.name}: the {what} has size {mask.shape}, its image {shape}")
         if not self.mask.any():
             raise DataError(f"{self.name}: the mask is empty")
 
 
-def resolve_inside(folder: Path, relative: str, name: str) -> Path:
+def resolve_inside(folder: UPath, relative: str, name: str) -> UPath:
     """Return `folder / relative`, where `relative` comes from a data file and may not leave the folder.
 
     Links inside the folder were put there by whoever keeps it, and are followed.
@@ -134,8 +152,7 @@ def resolve_inside(folder: Path, relative: str, name: str) -> Path:
     Raises:
         DataError: it would leave the folder; `name` says where it was written.
     """
-    base = os.path.normpath(folder)
-    path = Path(os.path.normpath(Path(base, relative)))
-    if not path.is_relative_to(base):
-        raise DataError(f"{name}: the path '{relative}' leads outside {base}")
-    return path
+    path = posixpath.normpath(relative)
+    if path == ".." or path.startswith(("/", "../")) or "://" in relative or "\0" in relative:
+        raise DataError(f"{name}: the path '{relative}' leads outside {folder}")
+    return folder / path

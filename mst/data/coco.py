@@ -2,15 +2,17 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from upath import UPath
+
 from mst.data.annotations import ImageRecord, ObjectAnnotation, resolve_inside
+from mst.data.files import fetch
 from mst.errors import DataError
 
 
-def read_coco(annotations: Path, images: Path | None = None) -> list[ImageRecord]:
+def read_coco(annotations: UPath, images: UPath | None = None) -> list[ImageRecord]:
     """Read a COCO instances file; crowds are left out.
 
     Args:
@@ -28,7 +30,7 @@ def read_coco(annotations: Path, images: Path | None = None) -> list[ImageRecord
     return _read(annotations, folder, lambda image: str(image["file_name"]))
 
 
-def read_lvis(annotations: Path, images: Path | None = None) -> list[ImageRecord]:
+def read_lvis(annotations: UPath, images: UPath | None = None) -> list[ImageRecord]:
     """Read an LVIS file, v0.5 or v1, whose images are COCO's.
 
     An LVIS split draws images from several COCO splits, so the last two parts of an image's `coco_url`
@@ -48,8 +50,8 @@ def read_lvis(annotations: Path, images: Path | None = None) -> list[ImageRecord
     return _read(annotations, folder, lambda image: "/".join(str(image["coco_url"]).rsplit("/", 2)[-2:]))
 
 
-def _read(annotations: Path, folder: Path, file_of: Callable[[dict[str, Any]], str]) -> list[ImageRecord]:
-    tables = _load(annotations)
+def _read(annotations: UPath, folder: UPath, file_of: Callable[[dict[str, Any]], str]) -> list[ImageRecord]:
+    tables = load_tables(annotations)
     objects = _objects_by_image(tables, annotations)
     try:
         records = [
@@ -63,19 +65,38 @@ def _read(annotations: Path, folder: Path, file_of: Callable[[dict[str, Any]], s
         ]
     except (KeyError, TypeError) as error:
         raise DataError(f"{annotations}: an image lacks the field {error}") from None
-    missing = [record.path for record in records if not record.path.is_file()]
-    if missing:
-        raise DataError(
-            f"{annotations}: {len(missing)} of {len(records)} images are missing, the first is {missing[0]}"
-        )
+    check_images([record.path for record in records], annotations)
     return records
 
 
-def _load(annotations: Path) -> dict[str, Any]:
+def check_images(paths: Sequence[UPath], source: UPath) -> None:
+    """Refuse a source whose images are missing; folders are listed, since asking a store for each is slow.
+
+    Raises:
+        DataError: the message counts what is missing and names the first.
+    """
+    there = {folder: _names(folder) for folder in {path.parent for path in paths}}
+    missing = [path for path in paths if path.name not in there[path.parent]]
+    if missing:
+        raise DataError(
+            f"{source}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}"
+        )
+
+
+def _names(folder: UPath) -> set[str]:
+    return {each.name for each in folder.iterdir()} if folder.is_dir() else set()
+
+
+def load_tables(annotations: UPath) -> dict[str, Any]:
+    """Read the JSON of a COCO file, of which it is only sure that there are images and annotations.
+
+    Raises:
+        DataError: the file is missing, no JSON, or lacks either.
+    """
     try:
-        tables = json.loads(annotations.read_bytes())
+        tables = json.loads(fetch(annotations))
     except OSError as error:
-        raise DataError(f"{annotations}: {error.strerror}") from None
+        raise DataError(f"{annotations}: {error.strerror or error}") from None
     except ValueError as error:
         raise DataError(f"{annotations}: not a JSON file ({error})") from None
     if not isinstance(tables, dict) or not {"images", "annotations"} <= tables.keys():
@@ -83,7 +104,7 @@ def _load(annotations: Path) -> dict[str, Any]:
     return tables
 
 
-def _objects_by_image(tables: dict[str, Any], annotations: Path) -> dict[int, list[ObjectAnnotation]]:
+def _objects_by_image(tables: dict[str, Any], annotations: UPath) -> dict[int, list[ObjectAnnotation]]:
     objects = defaultdict(list)
     number = None
     try:

@@ -1,15 +1,18 @@
 """Image bytes to pixels: strict about broken files, careful with huge ones."""
 
 import io
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from upath import UPath
 
-from mst.errors import DataError, ImageError, ImageTooLargeError
+from mst.data.files import Fetch, fetch
+from mst.errors import ImageError, ImageTooLargeError, MSTError
 
 RGB = NDArray[np.uint8]
 """Pixels of an image, (H, W, 3), 0..255."""
@@ -39,6 +42,21 @@ def decode_image(
         ImageError: no image, a broken one (a truncated JPEG, say), or one whose grey levels have more than
             8 bits, of which nobody knows what should be black and what white.
     """
+    with opened(data, name, max_pixels) as image:
+        if image.mode.startswith(("I", "F")):  # Pillow would cut all that exceeds 255
+            raise ImageError(f"{name}: its grey levels have more than 8 bits; convert it to 8 bits first")
+        turned = ImageOps.exif_transpose(image) if upright else image
+        return np.asarray(turned.convert("RGB"))
+
+
+@contextmanager
+def opened(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image, whose pixels are decoded in the block; whatever goes wrong there is one of our errors.
+
+    Raises:
+        ImageTooLargeError: more than `max_pixels`.
+        ImageError: no image, or a broken one.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
@@ -46,45 +64,24 @@ def decode_image(
                 raise ImageTooLargeError(
                     f"{name}: {width} x {height} pixels; at most {max_pixels} are accepted"
                 )
-            if image.mode.startswith(("I", "F")):  # Pillow would cut all that exceeds 255
-                raise ImageError(f"{name}: its grey levels have more than 8 bits; convert it to 8 bits first")
-            turned = ImageOps.exif_transpose(image) if upright else image
-            return np.asarray(turned.convert("RGB"))
+            yield image
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image of a known format") from None
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(f"{name}: {error}") from None
-    except ImageError:
+    except MSTError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error ...
         raise ImageError(f"{name}: broken image ({error})") from None
 
 
-def read_image(path: Path) -> RGB:
+def read_image(path: UPath, fetch: Fetch = fetch) -> RGB:
     """Read an image file to (H, W, 3) uint8.
 
     Raises:
         ImageError: the file is missing or no readable image.
     """
-    return decode_image(_read(path), name=str(path))
-
-
-def read_labels(path: Path) -> NDArray[Any]:
-    """Read a label image (trimap, palette or grey levels) without any conversion, (H, W).
-
-    Raises:
-        ImageError: the file is missing or no readable image.
-    """
-    try:
-        with Image.open(io.BytesIO(_read(path))) as image:
-            labels = np.asarray(image)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(f"{path}: broken image ({error})") from None
-    if labels.ndim != 2:
-        raise DataError(f"{path}: expected one label per pixel, found an image of mode {image.mode}")
-    return labels
+    return decode_image(read_file(path, fetch), name=str(path))
 
 
 def resize(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
@@ -96,8 +93,14 @@ def resize(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation))
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: UPath, fetch: Fetch = fetch) -> bytes:
+    """Read the bytes of an image file.
+
+    Raises:
+        ImageError: it is missing, or may not be read.
+        DataError: its store cannot be reached.
+    """
     try:
-        return path.read_bytes()
+        return fetch(path)
     except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}") from None
+        raise ImageError(f"{path}: {error.strerror or error}") from None

@@ -1,19 +1,37 @@
 """One set of masks from the COCO and LVIS annotations of the same image."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from upath import UPath
 
 from mst.data.annotations import ImageRecord, ObjectAnnotation, malformed
+from mst.data.encode import annotate
+from mst.data.runs import paint
 
 MIN_AREA = 80
 """Objects smaller than this, in pixels, are left out."""
 
+MIN_STUFF_AREA = 500
+"""Stuff of which less than this, in pixels, is left beside the objects is left out."""
+
 _BOX_IOU = 0.7
 _SAME_OBJECT = 0.7  # mask IoU above which a COCO mask repeats an LVIS mask
 _DUPLICATE = 0.85  # mask IoU above which one LVIS mask repeats another
+_INSIDE = 0.9  # share of an object that lies in another, above which it is a part of it
+
+RULES = {
+    "min_area": MIN_AREA,
+    "min_stuff_area": MIN_STUFF_AREA,
+    "box_iou": _BOX_IOU,
+    "same_object_iou": _SAME_OBJECT,
+    "duplicate_iou": _DUPLICATE,
+    "inside": _INSIDE,
+}
+"""What `join_records` and `nest` decide by, as an index's manifest keeps it."""
 
 
 def join(finer: Sequence[ObjectAnnotation], coarser: Sequence[ObjectAnnotation]) -> list[ObjectAnnotation]:
@@ -29,14 +47,61 @@ def join(finer: Sequence[ObjectAnnotation], coarser: Sequence[ObjectAnnotation])
     return kept + [each for each in _large_enough(coarser) if not _repeats(each, kept, _SAME_OBJECT)]
 
 
-def join_records(finer: Sequence[ImageRecord], coarser: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Join two lists of records by image path; an image of one list alone is joined to nothing."""
-    coarser_by_path = {record.path: record for record in coarser}
+def join_records(
+    finer: Sequence[ImageRecord], coarser: Sequence[ImageRecord], stuff: Sequence[ImageRecord] = ()
+) -> list[ImageRecord]:
+    """Join lists of records by image path; an image of one list alone is joined to nothing.
+
+    Args:
+        finer: LVIS, and what else is kept whole.
+        coarser: COCO instances.
+        stuff: regions that are added to both, as far as no object covers them.
+    """
+    fine, coarse, background = _by_path(finer), _by_path(coarser), _by_path(stuff)
     joined = []
-    for record in finer:
-        twin = coarser_by_path.pop(record.path, None)
-        joined.append(record.with_objects(join(record.objects, twin.objects if twin else ())))
-    return joined + [record.with_objects(join((), record.objects)) for record in coarser_by_path.values()]
+    for path, record in {**background, **coarse, **fine}.items():
+        objects = join(*(each[path].objects if path in each else () for each in (fine, coarse)))
+        if path in background:
+            objects += _uncovered(background[path].objects, objects)
+        joined.append(record.with_objects(objects))
+    return joined
+
+
+def nest(objects: Sequence[ObjectAnnotation]) -> list[ObjectAnnotation]:
+    """Note for each object the smallest larger one that contains nine tenths of it."""
+    if not objects:
+        return []
+    encoded = [each.rle() for each in objects]
+    areas = np.asarray(coco_mask.area(encoded), np.float64)
+    # Against a crowd pycocotools divides by the first mask's area alone.
+    inside = np.asarray(coco_mask.iou(encoded, encoded, [1] * len(encoded))) >= _INSIDE
+    candidates = np.where(inside & (areas[None] > areas[:, None]), areas[None], np.inf)
+    parents = np.where(np.isfinite(candidates.min(1)), candidates.argmin(1), -1)
+    return [replace(each, parent=int(parent)) for each, parent in zip(objects, parents, strict=True)]
+
+
+def _by_path(records: Sequence[ImageRecord]) -> dict[UPath, ImageRecord]:
+    """Records by image; those of the same image become one with all their objects."""
+    found: dict[UPath, ImageRecord] = {}
+    for record in records:
+        earlier = found[record.path].objects if record.path in found else ()
+        found[record.path] = record.with_objects([*earlier, *record.objects])
+    return found
+
+
+def _uncovered(
+    stuff: Sequence[ObjectAnnotation], objects: Sequence[ObjectAnnotation]
+) -> list[ObjectAnnotation]:
+    """What of stuff no object covers, where that is large enough."""
+    if not stuff:
+        return []
+    covered = paint([each.runs() for each in objects], stuff[0].height, 0, stuff[0].width)
+    left = [(each, each.decode() & ~covered) for each in stuff]
+    return [
+        replace(annotate(mask, each.name), is_stuff=True)
+        for each, mask in left
+        if mask.sum() >= MIN_STUFF_AREA
+    ]
 
 
 def _large_enough(objects: Sequence[ObjectAnnotation]) -> list[ObjectAnnotation]:

@@ -2,17 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
+from upath import UPath
 
 from mst.data.annotations import ImageRecord, ObjectAnnotation
-from mst.data.images import read_labels
+from mst.data.encode import annotate
+from mst.data.mask_images import read_labels
 from mst.errors import DataError
 
 
-def read_label_maps(root: Path, images: Path | None = None) -> list[ImageRecord]:
+def read_label_maps(root: UPath, images: UPath | None = None) -> list[ImageRecord]:
     """Read `root/images/ID.jpg` with its maps `root/regions/ID_K.png`; label 0 is no region.
 
     Several maps of one photo, as several people drew them, become the objects of one record; regions that
@@ -35,7 +35,7 @@ def read_label_maps(root: Path, images: Path | None = None) -> list[ImageRecord]
     return [_record(photo, maps[name]) for name, photo in photos.items()]
 
 
-def _record(photo: Path, maps: list[Path]) -> ImageRecord:
+def _record(photo: UPath, maps: list[UPath]) -> ImageRecord:
     objects = [each for path in maps for each in _regions(path)]
     sizes = {(each.height, each.width) for each in objects}
     if len(sizes) != 1:
@@ -43,16 +43,7 @@ def _record(photo: Path, maps: list[Path]) -> ImageRecord:
     return ImageRecord(photo, *sizes.pop(), tuple(objects))
 
 
-def _regions(path: Path) -> Iterator[ObjectAnnotation]:
+def _regions(path: UPath) -> Iterator[ObjectAnnotation]:
     labels = read_labels(path)
     for label in np.unique(labels[labels > 0]):
-        encoded = coco_mask.encode(np.asfortranarray(labels == label, np.uint8))
-        left, top, width, height = coco_mask.toBbox(encoded)
-        yield ObjectAnnotation(
-            segmentation=encoded,
-            height=labels.shape[0],
-            width=labels.shape[1],
-            area=float(coco_mask.area(encoded)),
-            box=(top, left, top + height, left + width),
-            name=f"{path.name}:{label}",
-        )
+        yield annotate(labels == label, f"{path.name}:{label}")

@@ -1,40 +1,55 @@
 """Data sources by name: `format:path`, with `?images=folder` where the images lie elsewhere.
 
-coco:annotations/instances_train2017.json
+index:cocolvis                                  what `pipelines/prepare.py` made of all below
+coco:annotations/instances_train2017.json       COCO, or any file in its format
 lvis:lvis/lvis_v1_train.json?images=coco
-labels:bsds
-grabcut:/data/GrabCut
+panoptic:annotations/panoptic_train2017.json    stuff, added to the other sources' objects
+labels:bsds                                     label maps
+pairs:mine                                      images/NAME.jpg and masks/NAME.png
+hannotation:coco_lvis/train/hannotation.pickle  the field's own joined annotation
+grabcut:/data/GrabCut                           an evaluation set (`mst.data.evaluation_sets`)
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from upath import UPath
 
 from mst.data.annotations import ImageRecord, ObjectAnnotation, Sample
 from mst.data.coco import read_coco, read_lvis
-from mst.data.grabcut import list_grabcut, read_grabcut_sample
+from mst.data.evaluation_sets import EVALUATION_SETS
+from mst.data.files import Fetch, fetch
+from mst.data.hannotation import read_hannotation
+from mst.data.index import Index
 from mst.data.join import MIN_AREA, join_records
 from mst.data.label_maps import read_label_maps
+from mst.data.pairs import read_pairs
+from mst.data.panoptic import read_panoptic
 from mst.errors import ConfigError, DataError
 
-RECORD_READERS: dict[str, Callable[[Path, Path | None], list[ImageRecord]]] = {
+INDEX = "index"
+RECORD_READERS: dict[str, Callable[[UPath, UPath | None], list[ImageRecord]]] = {
     "lvis": read_lvis,
-    "coco": read_coco,
     "labels": read_label_maps,
+    "pairs": read_pairs,
+    "hannotation": read_hannotation,
+    "coco": read_coco,
+    "panoptic": read_panoptic,
 }
-FORMATS = (*RECORD_READERS, "grabcut")
+"""Formats that one image's objects can be joined from."""
+
+FORMATS = (INDEX, *RECORD_READERS, *EVALUATION_SETS)
 
 
 class Source(NamedTuple):
     """Where a data set lies and how it is written."""
 
     format: str
-    path: Path
-    images: Path | None = None
+    path: UPath
+    images: UPath | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class SampleSet:
         return SampleSet(self.loaders[rank::world_size])
 
 
-def parse_source(text: str, root: Path) -> Source:
+def parse_source(text: str, root: UPath) -> Source:
     """Read a source's name; relative paths start from `root`.
 
     Raises:
@@ -73,10 +88,14 @@ def parse_source(text: str, root: Path) -> Source:
             f"data source '{text}' is none of {', '.join(f'{each}:PATH' for each in FORMATS)}, "
             "each with '?images=FOLDER' where its images lie elsewhere"
         )
-    return Source(name, root / path, root / option.removeprefix("images=") if option else None)
+    return Source(name, _under(root, path), _under(root, option.removeprefix("images=")) if option else None)
 
 
-def check_sources(sources: Sequence[str], root: Path) -> list[Source]:
+def _under(root: UPath, path: str) -> UPath:
+    return UPath(path) if "://" in path or path.startswith("/") else root / path
+
+
+def check_sources(sources: Sequence[str], root: UPath) -> list[Source]:
     """Return the sources by these names, once all of them are there; nothing is read yet.
 
     Raises:
@@ -88,31 +107,46 @@ def check_sources(sources: Sequence[str], root: Path) -> list[Source]:
     parsed = [parse_source(text, root) for text in sources]
     for source in parsed:
         if not source.path.exists():
-            raise DataError(f"{source.path}: no such {'folder' if source.format == 'grabcut' else 'file'}")
+            raise DataError(f"{source.path}: no such file or folder")
     return parsed
 
 
-def read_records(sources: Sequence[str], root: Path) -> list[ImageRecord]:
+def read_records(sources: Sequence[str], root: UPath) -> Sequence[ImageRecord]:
     """Read the images and objects of training sources; those of the same image are joined.
 
     Raises:
-        ConfigError: a source's name is wrong.
+        ConfigError: a source's name is wrong, or an index is not the only source.
         DataError: a source cannot be read, or all of them hold no object.
     """
     parsed = check_sources(sources, root)
-    wrong = [source.format for source in parsed if source.format not in RECORD_READERS]
-    if wrong:
-        raise ConfigError(f"source format '{wrong[0]}' is for evaluation, not for training")
-    read: dict[str, list[ImageRecord]] = {name: [] for name in RECORD_READERS}
-    for source in parsed:
-        read[source.format] += RECORD_READERS[source.format](source.path, source.images)
-    records = join_records(finer=read["lvis"] + read["labels"], coarser=read["coco"])
+    formats = [source.format for source in parsed]
+    if formats == [INDEX]:
+        return Index(parsed[0].path, parsed[0].images or root)
+    if INDEX in formats:
+        raise ConfigError(f"an index is joined already and stands alone, unlike {', '.join(sources)}")
+    records = join_records(**read_by_part(parsed))
     if not any(record.objects for record in records):
         raise DataError(f"no objects of at least {MIN_AREA} px in {', '.join(sources) or 'an empty list'}")
     return records
 
 
-def read_samples(sources: Sequence[str], root: Path) -> SampleSet:
+def read_by_part(sources: Sequence[Source]) -> dict[str, list[ImageRecord]]:
+    """Read sources into the parts that `mst.data.join.join_records` takes.
+
+    Raises:
+        ConfigError: a source is for evaluation alone.
+        DataError: a source cannot be read.
+    """
+    parts: dict[str, list[ImageRecord]] = {"finer": [], "coarser": [], "stuff": []}
+    for source in sources:
+        if source.format not in RECORD_READERS:
+            raise ConfigError(f"source format '{source.format}' is for evaluation, not for training")
+        part = {"coco": "coarser", "panoptic": "stuff"}.get(source.format, "finer")
+        parts[part] += RECORD_READERS[source.format](source.path, source.images)
+    return parts
+
+
+def read_samples(sources: Sequence[str], root: UPath, fetch: Fetch = fetch) -> SampleSet:
     """List the objects of evaluation sources, one sample an object.
 
     Objects of an annotation file under `MIN_AREA` pixels are left out, as in training.
@@ -124,15 +158,20 @@ def read_samples(sources: Sequence[str], root: Path) -> SampleSet:
     loaders: list[Callable[[], Sample]] = []
     for text in sources:
         source = parse_source(text, root)
-        if source.format == "grabcut":
-            loaders += [partial(read_grabcut_sample, *pair) for pair in list_grabcut(source.path)]
+        if source.format in EVALUATION_SETS:
+            loaders += EVALUATION_SETS[source.format](source.path, fetch)
         else:
             records = read_records([text], root)
-            loaders += [partial(_read_object, record, each) for record in records for each in record.objects]
+            loaders += [
+                partial(_read_object, record, each, fetch)
+                for record in records
+                for each in record.objects
+                if not each.is_stuff
+            ]
     if not loaders:
         raise DataError(f"no objects in {', '.join(sources) or 'an empty list of sources'}")
     return SampleSet(loaders)
 
 
-def _read_object(record: ImageRecord, annotation: ObjectAnnotation) -> Sample:
-    return Sample(annotation.name, record.read(), annotation.decode())
+def _read_object(record: ImageRecord, annotation: ObjectAnnotation, fetch: Fetch) -> Sample:
+    return Sample(annotation.name, record.read(fetch), annotation.decode())

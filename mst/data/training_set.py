@@ -11,9 +11,11 @@ from torch.utils.data import Dataset
 
 from mst.clicks import Mask, click_tensor, sample_clicks
 from mst.config import Config
-from mst.data.annotations import ImageRecord
+from mst.data.annotations import ImageRecord, ObjectAnnotation
 from mst.data.augment import View, choose_view, recolour
+from mst.data.files import Fetch, fetch
 from mst.data.images import RGB
+from mst.data.runs import paint
 from mst.data.sampler import SampleKey
 from mst.errors import DataError, ImageError
 
@@ -50,11 +52,13 @@ class TrainingSet(Dataset[Batch]):
     Args:
         records: the images to train on.
         config: of the experiment.
+        fetch: reads the images' files.
     """
 
-    def __init__(self, records: Sequence[ImageRecord], config: Config) -> None:
+    def __init__(self, records: Sequence[ImageRecord], config: Config, fetch: Fetch = fetch) -> None:
         self._records = records
         self._config = config
+        self._fetch = fetch
 
     def __len__(self) -> int:
         return len(self._records)
@@ -80,20 +84,19 @@ class TrainingSet(Dataset[Batch]):
     def _draw(self, record: ImageRecord, rng: np.random.Generator) -> tuple[RGB, Mask, Mask] | None:
         """Draw a view of an image, an object in it and the union of its other objects."""
         config = self._config.data
-        boxes = [each.box for each in record.objects]
+        with_stuff = rng.random() < config.stuff
+        objects = [each for each in record.objects if with_stuff or not each.is_stuff]
         size = self._config.model.image_size
-        view = choose_view(record.height, record.width, boxes, size, config, rng)
-        masks = _visible_masks(record, view)
-        rng.shuffle(masks)
-        object_masks: list[Mask] = []
+        view = choose_view(record.height, record.width, [each.box for each in objects], size, config, rng)
+        visible = [objects[i] for i in rng.permutation(len(objects)) if view.shows(objects[i].box)]
+        wanted = 0
         if rng.random() >= config.background:
             wanted = 2 if rng.random() < config.merge else 1
-            object_masks = [mask for mask in masks if mask.mean() >= config.min_area][:wanted]
-            if not object_masks:
-                return None
-        image = recolour(view.of_image(record.read()), config, rng)
-        target = _union(object_masks, size)
-        return image, target, _union(masks, size) & ~target
+        target, others = _split(visible, wanted, view, config.min_area)
+        if wanted and not target.any():
+            return None
+        image = recolour(view.of_image(record.read(self._fetch)), config, rng)
+        return image, target, others & ~target
 
     def _pack(self, image: RGB, mask: Mask, others: Mask, rng: np.random.Generator, skipped: int) -> Batch:
         clicks = sample_clicks(mask, others, rng, self._config.clicks)
@@ -107,10 +110,20 @@ class TrainingSet(Dataset[Batch]):
         )
 
 
-def _visible_masks(record: ImageRecord, view: View) -> list[Mask]:
-    masks = [view.of_mask(each.decode()) for each in record.objects if view.shows(each.box)]
-    return [mask for mask in masks if mask.any()]
-
-
-def _union(masks: Sequence[Mask], size: int) -> Mask:
-    return np.logical_or.reduce(masks) if len(masks) else np.zeros((size, size), bool)
+def _split(
+    objects: Sequence[ObjectAnnotation], wanted: int, view: View, min_area: float
+) -> tuple[Mask, Mask]:
+    """The union of the first `wanted` objects that fill enough of a view, and the union of the rest."""
+    target, rest = np.zeros((view.size, view.size), bool), []
+    for each in objects:
+        if wanted and view.share(each.box) >= min_area:  # no mask is larger than its box
+            mask = view.of_mask(each.decode())
+            if mask.mean() >= min_area:
+                target |= mask
+                wanted -= 1
+                continue
+        rest.append(each)
+    if not rest:
+        return target, np.zeros_like(target)
+    height, width = rest[0].height, rest[0].width
+    return target, view.of_mask(paint([each.runs() for each in rest], height, 0, width))

@@ -1,0 +1,26 @@
+"""Masks of pixels to annotations."""
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mst.clicks import Mask
+from mst.data.annotations import ObjectAnnotation
+
+
+def annotate(mask: Mask, name: str) -> ObjectAnnotation:
+    """Return the annotation of an object by its mask, (H, W), which is not empty.
+
+    Args:
+        mask: of the object.
+        name: where the mask stands, for errors and records.
+    """
+    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    left, top, width, height = coco_mask.toBbox(encoded).tolist()
+    return ObjectAnnotation(
+        segmentation=encoded,
+        height=mask.shape[0],
+        width=mask.shape[1],
+        area=float(coco_mask.area(encoded)),
+        box=(top, left, top + height, left + width),
+        name=name,
+    )

@@ -147,7 +147,7 @@ def served() -> Iterator[str]:
         wait_until_ready(url, server)
         yield url
     finally:
-        server.send_signal(2)
+        server.terminate()
         server.wait(timeout=60)
 
 

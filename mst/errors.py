@@ -23,6 +23,10 @@ class DataError(MSTError, ValueError):
     """A data set cannot be used as it is."""
 
 
+class SizeError(DataError):
+    """A mask or an image has another size than its data set says."""
+
+
 class ImageError(DataError):
     """One image is missing, broken, or not an image at all."""
 

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +52,8 @@ def main() -> None:
     serve.start(http_options={"host": host, "port": port})
     serve.run(build(settings), name=_APPLICATION, logging_config={"log_level": "WARNING"})
     print(f"serving {info.name} version {info.version} at http://{host}:{port}, API at /docs", flush=True)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(stop, signal.default_int_handler)
     try:
         while True:
             time.sleep(3600)

@@ -94,7 +94,7 @@ def test_images_may_lie_elsewhere(tmp_path):
 def test_a_missing_image_is_named(tmp_path):
     path = write_set(tmp_path, [annotation(1, SQUARE)], file_name="b.jpg")
     with pytest.raises(DataError, match=r"1 of 1 images are missing, the first is .*val/b.jpg"):
-        read_coco(path)
+        read_records([f"coco:{path}"], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/passwd"])
@@ -159,7 +159,7 @@ def test_a_missing_file_or_root_is_named(tmp_path):
 
 @pytest.mark.parametrize("text", ["annotations.json", "voc:a.xml", "coco:", "coco:a.json?folder=b"])
 def test_a_wrong_source_says_what_is_right(tmp_path, text):
-    with pytest.raises(ConfigError, match="is none of index:PATH, lvis:PATH, .*, grabcut:PATH"):
+    with pytest.raises(ConfigError, match=r"is none of index:PATH, lvis:PATH, .*, grabcut:PATH"):
         parse_source(text, tmp_path)
 
 

@@ -13,7 +13,7 @@ from mst.clicks import Mask
 from mst.data.files import Fetch, fetch
 from mst.data.images import RGB, read_image
 from mst.data.runs import Runs, paint
-from mst.errors import DataError
+from mst.errors import DataError, SizeError
 
 Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]
 """COCO's two forms: polygons [x1, y1, x2, y2, ...] or a run-length encoding {"size", "counts"}."""
@@ -64,7 +64,7 @@ class ObjectAnnotation:
             return merged
         found = tuple(self.segmentation["size"])
         if found != shape:
-            raise DataError(f"{self.name}: the mask has size {found}, its image {shape}")
+            raise SizeError(f"{self.name}: the mask has size {found}, its image {shape}")
         if isinstance(self.segmentation["counts"], list):
             if sum(self.segmentation["counts"]) != self.height * self.width:
                 raise DataError(f"{self.name}: the counts of the mask do not add up to {shape}")
@@ -104,11 +104,11 @@ class ImageRecord:
 
         Raises:
             ImageError: the file is missing or broken.
-            DataError: its size is not the annotated one.
+            SizeError: its size is not the annotated one.
         """
         image = read_image(self.path, fetch)
         if image.shape[:2] != (self.height, self.width):
-            raise DataError(
+            raise SizeError(
                 f"{self.path}: the image has {image.shape[0]} x {image.shape[1]} pixels, "
                 f"its annotation says {self.height} x {self.width}"
             )

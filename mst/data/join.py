@@ -72,7 +72,7 @@ def nest(objects: Sequence[ObjectAnnotation]) -> list[ObjectAnnotation]:
     if not objects:
         return []
     encoded = [each.rle() for each in objects]
-    areas = np.asarray(coco_mask.area(encoded), np.float64)
+    areas = np.array([each.runs().area for each in objects], np.float64)
     # Against a crowd pycocotools divides by the first mask's area alone.
     inside = np.asarray(coco_mask.iou(encoded, encoded, [1] * len(encoded))) >= _INSIDE
     candidates = np.where(inside & (areas[None] > areas[:, None]), areas[None], np.inf)

@@ -7,7 +7,7 @@ import numpy as np
 from upath import UPath
 
 from mst.data.annotations import ImageRecord, ObjectAnnotation, resolve_inside
-from mst.data.coco import check_images, load_tables
+from mst.data.coco import load_tables
 from mst.data.encode import annotate
 from mst.data.images import read_image
 from mst.errors import DataError
@@ -24,7 +24,7 @@ def read_panoptic(annotations: UPath, images: UPath | None = None) -> list[Image
         A record for each annotated image, with nothing but stuff.
 
     Raises:
-        DataError: the file is malformed, names an image that is missing, or a PNG is.
+        DataError: the file is malformed, or a PNG is missing.
     """
     tables = load_tables(annotations)
     folder = images or annotations.parent.parent / annotations.stem.rpartition("_")[2]
@@ -39,7 +39,6 @@ def read_panoptic(annotations: UPath, images: UPath | None = None) -> list[Image
             records.append(ImageRecord(path, *segments[0], tuple(segments[1])))
     except (KeyError, TypeError) as error:
         raise DataError(f"{annotations}: malformed, it lacks {error}") from None
-    check_images([record.path for record in records], annotations)
     return records
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from upath import UPath
 
 from mst.data.annotations import ImageRecord, ObjectAnnotation, Sample
-from mst.data.coco import read_coco, read_lvis
+from mst.data.coco import check_images, read_coco, read_lvis
 from mst.data.evaluation_sets import EVALUATION_SETS
 from mst.data.files import Fetch, fetch
 from mst.data.hannotation import read_hannotation
@@ -130,8 +130,12 @@ def read_records(sources: Sequence[str], root: UPath) -> Sequence[ImageRecord]:
     return records
 
 
-def read_by_part(sources: Sequence[Source]) -> dict[str, list[ImageRecord]]:
+def read_by_part(sources: Sequence[Source], *, images_exist: bool = True) -> dict[str, list[ImageRecord]]:
     """Read sources into the parts that `mst.data.join.join_records` takes.
+
+    Args:
+        sources: of annotations.
+        images_exist: whether to refuse a source whose images are not all there.
 
     Raises:
         ConfigError: a source is for evaluation alone.
@@ -142,7 +146,10 @@ def read_by_part(sources: Sequence[Source]) -> dict[str, list[ImageRecord]]:
         if source.format not in RECORD_READERS:
             raise ConfigError(f"source format '{source.format}' is for evaluation, not for training")
         part = {"coco": "coarser", "panoptic": "stuff"}.get(source.format, "finer")
-        parts[part] += RECORD_READERS[source.format](source.path, source.images)
+        records = RECORD_READERS[source.format](source.path, source.images)
+        if images_exist:
+            check_images([record.path for record in records], source.path)
+        parts[part] += records
     return parts
 
 

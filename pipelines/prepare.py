@@ -1,0 +1,328 @@
+"""Make one index of all annotations of a data set, check data, and look at them.
+
+    python pipelines/prepare.py --root /data/coco --out /data/coco/cocolvis \\
+        lvis:annotations/lvis_v1_train.json coco:annotations/instances_train2017.json \\
+        panoptic:annotations/panoptic_train2017.json
+    python pipelines/prepare.py --root /data/coco --check index:cocolvis
+    python pipelines/prepare.py --root /data/coco --picture out/cocolvis index:cocolvis
+
+Sources are named as in `mst.data.sources`; a training reads an index as `--data.train index:cocolvis`. A
+preparation that was interrupted goes on when the same command is given again.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pyarrow as pa
+import ray
+import torch
+from ray.exceptions import RayTaskError
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch.utils.data import default_collate
+from upath import UPath
+
+from mst.checkpoint import load_model
+from mst.config import Config
+from mst.data.annotations import ImageRecord
+from mst.data.check import Checked, Problem, check_names, check_record
+from mst.data.files import fetch
+from mst.data.index import relative_to, to_batch, write_index
+from mst.data.join import RULES, join_records, nest
+from mst.data.picture import contact_sheet, draw_sizes, object_sizes
+from mst.data.sampler import SampleKey, epoch_order
+from mst.data.sources import INDEX, Source, check_sources, read_by_part, read_records
+from mst.data.training_set import Batch, TrainingSet
+from mst.errors import ConfigError, DataError
+from mst.model import MST
+from mst.training import simulate_clicks
+from pipelines.cluster import connect
+from pipelines.command_line import count, parse, run
+from pipelines.storage import PROJECT
+
+_IMAGES_PER_TASK = 256
+_WORK = "work.json"
+
+Parts = dict[str, list[ImageRecord]]
+"""Records by the part that they play in `join_records`."""
+
+
+def prepare(texts: Sequence[str], root: UPath, out: Path) -> dict[str, Any]:
+    """Join sources into one index; each Ray task joins some images and leaves its result on disk.
+
+    Args:
+        texts: the sources' names.
+        root: that their paths, and those of the images in the index, start from.
+        out: folder of the index; must not exist. What is done is kept in `OUT.parts` until all is.
+
+    Returns:
+        The index's manifest.
+
+    Raises:
+        ConfigError: a source's name is wrong.
+        DataError: a source is missing or malformed, the disk is full, or `out` exists.
+    """
+    if out.exists():
+        raise DataError(f"{out} exists already; remove it, or give another folder")
+    sources = check_sources(texts, root)
+    if any(source.format == INDEX for source in sources):
+        raise ConfigError("an index is prepared already; give the sources that it was made of")
+    about = {"sources": [_describe(*each) for each in zip(texts, sources, strict=True)], "rules": RULES}
+    parts = _work_folder(out, about)
+    jobs = list(_by_image(read_by_part(sources)))
+    files = [parts / f"{number:05d}.arrow" for number in range(len(jobs))]
+    waiting = [(job, root, file) for job, file in zip(jobs, files, strict=True) if not file.exists()]
+    for _ in _spread(_join_part, waiting, "joining", done=len(jobs) - len(waiting)):
+        pass
+    manifest = write_index(out, (batch for file in files for batch in _read_part(file)), about)
+    shutil.rmtree(parts)
+    return manifest
+
+
+def check(texts: Sequence[str], root: UPath) -> tuple[Parts, list[Problem]]:
+    """Read all images and masks of some sources.
+
+    Returns:
+        What is sound, and what is not.
+
+    Raises:
+        ConfigError, DataError: a source is missing or no file of its format.
+    """
+    sources = check_sources(texts, root)
+    if [source.format for source in sources] == [INDEX]:
+        read = {"finer": list(read_records(texts, root))}
+    else:
+        read = read_by_part(sources, images_exist=False)
+    problems: list[Problem] = []
+    sound: Parts = defaultdict(list)
+    for part, records in read.items():
+        problems += check_names(records)
+        chunks = [
+            records[start : start + _IMAGES_PER_TASK] for start in range(0, len(records), _IMAGES_PER_TASK)
+        ]
+        for checked in _spread(_check_part, [(chunk,) for chunk in chunks], f"checking {part}"):
+            problems += [problem for each in checked for problem in each.problems]
+            sound[part] += [each.record for each in checked if each.record]
+    return sound, problems
+
+
+def write_sound(sound: Parts, root: UPath, out: Path, texts: Sequence[str], problems: int) -> dict[str, Any]:
+    """Write an index of what a check found sound; annotations are joined, an index stays as it is."""
+    is_index = texts[0].startswith(f"{INDEX}:")
+    records = _unique(sound["finer"]) if is_index else _joined(sound)
+    about = {"sources": [{"source": each} for each in texts], "rules": RULES, "left_out": problems}
+    chunks = (records[i : i + _IMAGES_PER_TASK] for i in range(0, len(records), _IMAGES_PER_TASK))
+    return write_index(out, (to_batch(chunk, root) for chunk in chunks), about)
+
+
+def draw(texts: Sequence[str], root: UPath, out: Path, checkpoint: Path, samples: int) -> list[Path]:
+    """Draw a contact sheet of samples as a model sees them in training, and the sizes of all objects.
+
+    Args:
+        texts: the sources' names.
+        root: see `prepare`.
+        out: folder of the pictures.
+        checkpoint: of the model whose errors are clicked on and whose masks are the previous ones.
+        samples: how many.
+    """
+    records = read_records(texts, root)
+    model, config = load_model(checkpoint)
+    training_set = TrainingSet(records, config)
+    order = epoch_order(len(records), samples, config.seed, 0)
+    views = [
+        _one_sample(model, training_set[SampleKey(0, place, record)], place, config)
+        for place, record in enumerate(order)
+    ]
+    batch, clicks, prev_mask = (default_collate(list(each)) for each in zip(*views, strict=True))
+    pictures = {
+        "samples.jpg": contact_sheet(Batch(*batch), clicks, prev_mask),
+        "sizes.png": draw_sizes(object_sizes(records), ", ".join(texts)),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        cv2.imwrite(str(out / name), picture[..., ::-1])
+    return [out / name for name in pictures]
+
+
+def _one_sample(
+    model: MST, sample: Batch, step: int, config: Config
+) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """A sample, its clicks and its previous mask, after so many clicks on errors as `step` draws."""
+    batch = Batch(*(each[None] for each in sample))
+    clicks, prev_mask = simulate_clicks(model, batch.image.float() / 255, batch, step, config)
+    return sample, clicks[0], prev_mask[0]
+
+
+def _describe(text: str, source: Source) -> dict[str, Any]:
+    """What a manifest says of a source: its digest, or for a folder that of the names and sizes in it."""
+    if source.path.is_file():
+        content = fetch(source.path)
+        return {"source": text, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    files = sorted(each for each in source.path.rglob("*") if each.is_file())
+    listing = "\n".join(f"{relative_to(each, source.path)} {each.stat().st_size}" for each in files)
+    return {
+        "source": text,
+        "sha256_of_listing": hashlib.sha256(listing.encode()).hexdigest(),
+        "files": len(files),
+    }
+
+
+def _work_folder(out: Path, about: dict[str, Any]) -> Path:
+    """The folder of finished parts; one that was begun from other sources or rules is emptied."""
+    parts, work = out.with_name(f"{out.name}.parts"), json.dumps(about, sort_keys=True)
+    try:
+        if not (parts / _WORK).is_file() or (parts / _WORK).read_text() != work:
+            shutil.rmtree(parts, ignore_errors=True)
+            parts.mkdir(parents=True)
+            (parts / _WORK).write_text(work)
+    except OSError as error:
+        raise DataError(f"{parts}: cannot be written ({error.strerror})") from None
+    return parts
+
+
+def _by_image(read: Parts) -> Iterator[Parts]:
+    """Split records into jobs, each with all that is known of its images."""
+    paths = sorted({str(record.path) for records in read.values() for record in records})
+    job_of = {path: number // _IMAGES_PER_TASK for number, path in enumerate(paths)}
+    jobs: dict[int, Parts] = defaultdict(lambda: {part: [] for part in read})
+    for part, records in read.items():
+        for record in records:
+            jobs[job_of[str(record.path)]][part].append(record)
+    return (jobs[number] for number in sorted(jobs))
+
+
+def _joined(job: Parts) -> list[ImageRecord]:
+    records = join_records(job.get("finer", []), job.get("coarser", []), job.get("stuff", []))
+    return [record.with_objects(nest(record.objects)) for record in records]
+
+
+def _unique(records: Iterable[ImageRecord]) -> list[ImageRecord]:
+    return list({str(record.path): record for record in records}.values())
+
+
+def _join_part(job: Parts, root: UPath, file: Path) -> None:
+    """Join some images, and write them to a file that appears whole."""
+    batch = to_batch(_joined(job), root)
+    writing = file.with_suffix(".writing")
+    try:
+        with pa.OSFile(str(writing), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        writing.rename(file)
+    except OSError as error:
+        raise DataError(f"{file}: could not be written ({error.strerror or error})") from None
+
+
+def _read_part(file: Path) -> list[pa.RecordBatch]:
+    with pa.memory_map(str(file)) as source:
+        return list(pa.ipc.open_stream(source))
+
+
+def _check_part(records: list[ImageRecord]) -> list[Checked]:
+    return [check_record(record) for record in records]
+
+
+def _spread(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], title: str, done: int = 0
+) -> Iterator[Any]:
+    """Call a function on a Ray cluster, some calls at a time, and yield results in the calls' order.
+
+    Raises:
+        DataError: as the function does.
+    """
+    if not calls:
+        return
+    connect()
+    task = ray.remote(function)
+    ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns) as bar:
+            shown = bar.add_task(title, total=len(calls) + done, completed=done)
+            running: list[ray.ObjectRef[Any]] = []
+            for call in [*calls, *[None] * ahead]:
+                if call is not None:
+                    running.append(task.remote(*call))
+                if running and (call is None or len(running) > ahead):
+                    yield ray.get(running.pop(0))
+                    bar.advance(shown)
+    except RayTaskError as error:
+        raise error.cause from None
+    finally:
+        ray.shutdown()
+
+
+def show_manifest(out: Path, manifest: dict[str, Any]) -> None:
+    """Print what an index holds."""
+    table = Table(title=str(out), box=SIMPLE_HEAD, show_header=False)
+    for name, value in manifest["counts"].items():
+        table.add_row(name.replace("_", " "), f"{value:,}")
+    table.add_row("bytes", f"{manifest['bytes']:,}")
+    for source in manifest["sources"]:
+        table.add_row("from", source["source"])
+    Console().print(table)
+
+
+def show_problems(problems: Sequence[Problem], images: int) -> None:
+    """Print what a check found, by kind, with an example of each."""
+    if not problems:
+        print(f"{images} images, no problems")
+        return
+    table = Table(title=f"{len(problems)} problems, {images} sound images", box=SIMPLE_HEAD)
+    for column in ("problem", "how often", "for example"):
+        table.add_column(column)
+    examples = {each.kind: each.where for each in reversed(problems)}
+    for kind, number in Counter(each.kind for each in problems).most_common():
+        table.add_row(kind, str(number), examples[kind])
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description="Make one index of a data set's annotations; check data; look at them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("sources", nargs="+", help="FORMAT:PATH, as mst.data.sources says")
+    parser.add_argument("--root", default=".", help="folder or URL that paths start from (data.root)")
+    parser.add_argument("--out", type=Path, help="write an index to this folder")
+    parser.add_argument("--check", action="store_true", help="read everything, name what is wrong")
+    parser.add_argument("--fix", type=Path, help="with --check: write an index of what is sound here")
+    parser.add_argument("--picture", type=Path, help="draw samples and sizes into this folder")
+    parser.add_argument("--samples", type=count, default=12, help="of the picture")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=PROJECT / "checkpoints" / "scenes_tiny",
+        help="checkpoint that predicts the picture's previous masks",
+    )
+    arguments = parse(parser, None)
+    if not (arguments.out or arguments.check or arguments.picture):
+        raise ConfigError("nothing to do: give --out, --check or --picture")
+    root = UPath(arguments.root)
+    if arguments.out:
+        show_manifest(arguments.out, prepare(arguments.sources, root, arguments.out))
+    if arguments.picture:
+        for path in draw(arguments.sources, root, arguments.picture, arguments.model, arguments.samples):
+            print(path)
+    if arguments.check:
+        sound, problems = check(arguments.sources, root)
+        show_problems(problems, sum(map(len, sound.values())))
+        if arguments.fix:
+            manifest = write_sound(sound, root, arguments.fix, arguments.sources, len(problems))
+            show_manifest(arguments.fix, manifest)
+        if problems:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -60,6 +60,8 @@ Parts = dict[str, list[ImageRecord]]
 def prepare(texts: Sequence[str], root: UPath, out: Path) -> dict[str, Any]:
     """Join sources into one index; each Ray task joins some images and leaves its result on disk.
 
+    Ray must be connected.
+
     Args:
         texts: the sources' names.
         root: that their paths, and those of the images in the index, start from.
@@ -90,7 +92,7 @@ def prepare(texts: Sequence[str], root: UPath, out: Path) -> dict[str, Any]:
 
 
 def check(texts: Sequence[str], root: UPath) -> tuple[Parts, list[Problem]]:
-    """Read all images and masks of some sources.
+    """Read all images and masks of some sources, in Ray tasks; Ray must be connected.
 
     Returns:
         What is sound, and what is not.
@@ -239,9 +241,6 @@ def _spread(
     Raises:
         DataError: as the function does.
     """
-    if not calls:
-        return
-    connect()
     task = ray.remote(function)
     ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -257,8 +256,6 @@ def _spread(
                     bar.advance(shown)
     except RayTaskError as error:
         raise error.cause from None
-    finally:
-        ray.shutdown()
 
 
 def show_manifest(out: Path, manifest: dict[str, Any]) -> None:
@@ -309,6 +306,8 @@ def main() -> None:
     if not (arguments.out or arguments.check or arguments.picture):
         raise ConfigError("nothing to do: give --out, --check or --picture")
     root = UPath(arguments.root)
+    if arguments.out or arguments.check:
+        connect()
     if arguments.out:
         show_manifest(arguments.out, prepare(arguments.sources, root, arguments.out))
     if arguments.picture:

@@ -115,6 +115,9 @@ def real_small() -> Config:
 def mst_base_cocolvis() -> Config:
     """Train MST-base on COCO+LVIS with the paper's settings (section IV-A).
 
+    python pipelines/prepare.py --root /data/coco --out /data/coco/cocolvis \\
+        lvis:annotations/lvis_v1_train.json coco:annotations/instances_train2017.json \\
+        panoptic:annotations/panoptic_train2017.json
     python pipelines/train.py --recipe mst_base_cocolvis --data.root /data/coco --num-workers 6 --use-gpu \\
         --train.init timm:vit_base_patch16_224.mae
 
@@ -123,10 +126,7 @@ def mst_base_cocolvis() -> Config:
     return override(
         Config(),
         {
-            "data.train": [
-                "coco:annotations/instances_train2017.json",
-                "lvis:annotations/lvis_v1_train.json",
-            ],
+            "data.train": ["index:cocolvis"],
             "data.val": ["coco:annotations/instances_val2017.json"],
             "data.loader_workers": 8,
         },

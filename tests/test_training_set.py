@@ -133,6 +133,15 @@ def test_workers_share_each_step_whatever_their_number(world_size):
         assert sorted(shared) == sorted(keys)
 
 
+@pytest.mark.parametrize("first", [0, 1, 3, 4])
+def test_an_epoch_goes_on_at_the_exact_batch(first):
+    arguments = {"seed": 0, "epoch": 2, "shard": Shard(1, 2)}
+    whole = ShardedBatches(10, 24, 8, **arguments)
+    rest = ShardedBatches(10, 24, 8, **arguments, first=first)
+    assert list(rest) == list(whole)[first:]
+    assert len(rest) == max(0, 3 - first)
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="batch_size 8 is no multiple of the 3 workers"):
         ShardedBatches(10, 24, 8, seed=0, epoch=0, shard=Shard(0, 3))

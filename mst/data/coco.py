@@ -8,7 +8,7 @@ from typing import Any
 from upath import UPath
 
 from mst.data.annotations import ImageRecord, ObjectAnnotation, resolve_inside
-from mst.data.files import fetch
+from mst.data.files import fetch, names
 from mst.errors import DataError
 
 
@@ -74,16 +74,12 @@ def check_images(paths: Sequence[UPath], source: UPath) -> None:
     Raises:
         DataError: the message counts what is missing and names the first.
     """
-    there = {folder: _names(folder) for folder in {path.parent for path in paths}}
+    there = {folder: names(folder) for folder in {path.parent for path in paths}}
     missing = [path for path in paths if path.name not in there[path.parent]]
     if missing:
         raise DataError(
             f"{source}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}"
         )
-
-
-def _names(folder: UPath) -> set[str]:
-    return {each.name for each in folder.iterdir()} if folder.is_dir() else set()
 
 
 def load_tables(annotations: UPath) -> dict[str, Any]:

@@ -45,20 +45,30 @@ class ShardedBatches(Sampler[list[SampleKey]]):
         seed: of the experiment.
         epoch: whose order is drawn.
         shard: this worker's place.
+        first: the batch to begin with, to go on in the middle of an epoch.
     """
 
     def __init__(
-        self, num_records: int, samples: int, batch_size: int, *, seed: int, epoch: int, shard: Shard
+        self,
+        num_records: int,
+        samples: int,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        shard: Shard,
+        first: int = 0,
     ) -> None:
         if batch_size % shard.world_size:
             raise ValueError(f"batch_size {batch_size} is no multiple of the {shard.world_size} workers")
         self._order = epoch_order(num_records, samples, seed, epoch)
-        self._batch_size, self._epoch, self._shard = batch_size, epoch, shard
+        self._batch_size, self._epoch, self._shard, self._first = batch_size, epoch, shard, first
 
     def __len__(self) -> int:
-        return len(self._order) // self._batch_size
+        return max(0, len(self._order) // self._batch_size - self._first)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
+        for batch in range(self._first, self._first + len(self)):
+            start = batch * self._batch_size
             mine = range(start + self._shard.rank, start + self._batch_size, self._shard.world_size)
             yield [SampleKey(self._epoch, position, self._order[position]) for position in mine]

@@ -21,7 +21,7 @@ from upath import UPath
 from mst.data.annotations import ImageRecord, ObjectAnnotation, Sample
 from mst.data.coco import check_images, read_coco, read_lvis
 from mst.data.evaluation_sets import EVALUATION_SETS
-from mst.data.files import Fetch, fetch
+from mst.data.files import Fetch, exists, fetch, is_folder
 from mst.data.hannotation import read_hannotation
 from mst.data.index import Index
 from mst.data.join import MIN_AREA, join_records
@@ -102,11 +102,11 @@ def check_sources(sources: Sequence[str], root: UPath) -> list[Source]:
         ConfigError: a source's name is wrong.
         DataError: the root or a source does not exist.
     """
-    if not root.is_dir():
+    if not is_folder(root):
         raise DataError(f"data root {root} is no folder; set data.root to the folder of the data")
     parsed = [parse_source(text, root) for text in sources]
     for source in parsed:
-        if not source.path.exists():
+        if not exists(source.path):
             raise DataError(f"{source.path}: no such file or folder")
     return parsed
 

@@ -29,6 +29,10 @@ test-page: $(READY) ## click on the page in a real browser (needs Chromium: apt-
 test-cluster: $(READY) ## submit a job to a real Ray cluster on this machine
 	$(BIN)/python -m pytest -m cluster
 
+.PHONY: test-chaos
+test-chaos: $(READY) ## run the tests of faults that last half a minute
+	$(BIN)/python -m pytest -m chaos
+
 .PHONY: lint
 lint: $(READY) ## style, types and the direction of imports
 	$(BIN)/ruff check .

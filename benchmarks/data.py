@@ -2,10 +2,11 @@
 
     make bench-data                                      # all of it: some minutes on one core
     .venv/bin/python -m benchmarks.data --only clicks    # a part of it
-    .venv/bin/python -m benchmarks.data --data-root D    # samples of a COCO folder, by default ../shared/data/coco
+    .venv/bin/python -m benchmarks.data --data-root D    # by default ../shared/data/coco
 
-Without a COCO folder the samples are of synthetic scenes. What is generated stays in `out/bench/`.
-Samples and clicks are counted in CPU time of one thread, so that a busy machine moves the figures less.
+Samples are of a COCO folder's photos or, where there is none, of synthetic scenes. They and clicks are
+counted in CPU time of one thread, so that a busy machine moves the figures less. What is generated stays in
+`out/bench/`.
 """
 
 import argparse
@@ -250,7 +251,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Call]]] = {
 
 
 def cost(reader: str, path: Path, images: int, *, workers: int = 1, runs: int = 1) -> Cost:
-    """What a reader costs each of some fresh processes that hold it at once; the median of all of all runs."""
+    """What a reader costs each of some fresh processes at once; the median over all runs."""
     context, found = multiprocessing.get_context("spawn"), []
     for _ in range(runs):
         with context.Manager() as manager, context.Pool(workers) as pool:
@@ -310,13 +311,14 @@ def beside_other_readers() -> Iterator[Row]:
         yield row(f"{reader}_open_over_index", theirs.opening / ours.opening)
         yield row(f"{reader}_rss_mb", theirs.resident, "MB")
         yield row(f"{reader}_rss_over_index", theirs.resident / ours.resident)
+        yield row(f"{reader}_private_over_index", theirs.private / ours.private)
 
 
 # Clicks
 
 
 def predictions(rng: np.random.Generator) -> tuple[Mask, list[Mask]]:
-    """An object of 2 to 40 % of a frame, and what is predicted before each click: nothing, then ever better."""
+    """An object of 2 to 40 % of a frame, and a prediction before each click: nothing, then ever better."""
     radius = math.sqrt(math.exp(rng.uniform(*np.log((0.02, 0.4)))) * math.prod(FRAME) / math.pi)
     truth = blob(*FRAME, radius, rng)
     inside, outside = (

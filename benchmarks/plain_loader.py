@@ -1,4 +1,4 @@
-"""Samples and clicks made the plain way, as this field's public code makes them; written from its description.
+"""Samples and clicks made the plain way, as this field's public code does; written from a description.
 
 An image's masks lie in memory as PNGs, one for each layer of objects that do not overlap. For a sample all of
 them are decoded, and resized, padded, cropped and mirrored with the image, before one object is chosen.
@@ -69,12 +69,12 @@ class PlainLoader:
 
     def _augmented(self, record: PlainRecord, rng: np.random.Generator) -> tuple[RGB, list[Mask]]:
         image = cv2.cvtColor(np.asarray(cv2.imread(record.path)), cv2.COLOR_BGR2RGB)
-        layers = np.stack([cv2.imdecode(each, cv2.IMREAD_UNCHANGED) for each in record.layers], axis=2)
+        layers = np.stack([_decoded(each) for each in record.layers], axis=2)
         if self._of_objects:
             masks = np.stack([(layers[..., i] == label) for i, label in record.objects], axis=2)
             crop, cut = augment(np.asarray(image, np.uint8), masks.view(np.uint8), self._config, rng)
             return crop, [cut[..., i].astype(bool) for i in range(cut.shape[2])]
-        crop, cut = augment(np.asarray(image, np.uint8), np.asarray(layers, np.uint8), self._config, rng)
+        crop, cut = augment(np.asarray(image, np.uint8), layers, self._config, rng)
         return crop, [cut[..., i] == label for i, label in record.objects]
 
     def _pack(
@@ -98,6 +98,10 @@ class PlainLoader:
             torch.from_numpy(mask[None].astype(np.float32)),
             click_tensor([clicks], slots)[0],
         )
+
+
+def _decoded(png: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.imdecode(png, cv2.IMREAD_UNCHANGED), np.uint8)
 
 
 def augment(image: RGB, masks: Masks, config: Config, rng: np.random.Generator) -> tuple[RGB, Masks]:

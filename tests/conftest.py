@@ -1,15 +1,23 @@
 """Small data and small models that the tests share."""
 
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import cv2
+import httpx
 import numpy as np
 import pytest
 import ray
 import torch
 from ray import serve
+from upath import UPath
 
 from mst.checkpoint import save_checkpoint
 from mst.clicks import Mask
@@ -137,3 +145,74 @@ def picture(seed: int = 0, height: int = 90, width: int = 140) -> RGB:
 def png(image: RGB) -> bytes:
     """An image as a PNG file."""
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+class Server:
+    """A process of its own that serves at `url`, and can be taken away and brought back at the same place."""
+
+    def __init__(self, *command: str | int, port: int) -> None:
+        self._command = [sys.executable, *map(str, command)]
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
+        self.start()
+
+    def start(self) -> None:
+        """Start, and return once there are answers."""
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        for _ in range(300):
+            try:
+                httpx.get(self.url, timeout=5)
+            except httpx.TransportError:
+                time.sleep(0.05)
+            else:
+                return
+        raise RuntimeError(f"{self._command} does not answer")
+
+    def kill(self) -> None:
+        """Cut all connections and refuse new ones."""
+        self._process.kill()
+        self._process.wait()
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Accept connections and say nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+
+class S3(Server):
+    """S3 on this machine."""
+
+    def __init__(self) -> None:
+        port = free_port()
+        super().__init__("-m", "moto.server", "-H", "127.0.0.1", "-p", port, port=port)
+
+    def upload(self, folder: Path) -> UPath:
+        """Copy a folder to a bucket of its own; return where it lies."""
+        client = boto3.client("s3")
+        bucket = f"bucket-{len(client.list_buckets()['Buckets'])}"
+        client.create_bucket(Bucket=bucket)
+        for path in folder.rglob("*"):
+            if path.is_file():
+                client.upload_file(str(path), bucket, f"data/{path.relative_to(folder)}")
+        return UPath(f"s3://{bucket}/data")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A server of S3, which is the one that AWS's settings name from then on."""
+    server = S3()
+    settings = {
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield server
+    server.kill()

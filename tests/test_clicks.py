@@ -79,6 +79,39 @@ def test_next_click_equals_the_protocol_taken_literally():
             assert found == literal_next_click(prediction, truth, void, clicked)
 
 
+def transformed_next_click(prediction, truth, void, clicked):
+    """The protocol by exact distances of all pixels, which are whole numbers once squared."""
+    depths = []
+    for error in (truth & ~prediction & ~void, prediction & ~truth & ~void):
+        padded = np.pad(error, 1).astype(np.uint8)
+        depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        depths.append(np.rint(depth**2))
+        for click in clicked:
+            depths[-1][click.row, click.col] = 0
+    is_positive = depths[0].max() > depths[1].max()
+    deepest = depths[0 if is_positive else 1]
+    row, col = np.unravel_index(deepest.argmax(), deepest.shape)
+    return Click(int(row), int(col), bool(is_positive)) if deepest.max() else None
+
+
+def test_next_click_equals_the_protocol_in_deep_errors_and_ties():
+    rng = np.random.default_rng(5)
+    for case in range(300):
+        height, width = (int(side) for side in rng.integers(1, 121, 2))
+        if case % 2:  # rectangles, whose middles tie
+            prediction, truth, void = (random_mask(rng, height, width) for _ in range(3))
+        else:
+            noise = rng.standard_normal((3, height, width))
+            smooth = [cv2.GaussianBlur(each, (0, 0), rng.uniform(0.5, 40)) for each in noise]
+            prediction, truth, void = (each > level for each, level in zip(smooth, (0, 0, 0.05), strict=True))
+        void &= rng.random() < 0.5
+        clicked = []
+        for _ in range(4):  # the deepest pixels are taken one after the other
+            expected = transformed_next_click(prediction, truth, void, clicked)
+            assert next_click(prediction, truth, void, clicked) == expected
+            clicked += [expected] if expected else []
+
+
 def test_first_click_is_the_middle_of_the_object_and_a_tie_is_negative():
     truth = np.zeros((9, 9), bool)
     truth[2:7, 2:7] = True

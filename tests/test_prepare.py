@@ -39,13 +39,18 @@ def square(top, left, side):
 
 def entry(number, mask, image_id=1, **more):
     rows, cols = np.nonzero(mask)
-    box = (
-        [int(cols.min()), int(rows.min()), int(np.ptp(cols)) + 1, int(np.ptp(rows)) + 1]
-        if mask.any()
-        else [0] * 4
-    )
-    return {"id": number, "image_id": image_id, "category_id": 1, "segmentation": encoded(mask),
-            "area": int(mask.sum()), "bbox": box, **more}  # fmt: skip
+    box = [0, 0, 0, 0]
+    if mask.any():
+        box = [int(cols.min()), int(rows.min()), int(np.ptp(cols)) + 1, int(np.ptp(rows)) + 1]
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "segmentation": encoded(mask),
+        "area": int(mask.sum()),
+        "bbox": box,
+        **more,
+    }
 
 
 def write_coco(root: Path, images, annotations, name="instances_train.json"):
@@ -126,7 +131,9 @@ def test_a_disk_that_fills_leaves_no_index(scenes, tmp_path):
         "except DataError as error: sys.exit(f'error: {error}')"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "index")]
-    failed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, preexec_fn=limited(0.05))
+    failed = subprocess.run(
+        command, check=False, cwd=PROJECT, capture_output=True, text=True, preexec_fn=limited(0.05)
+    )
     assert failed.returncode == 1
     assert "index: the index could not be written (" in failed.stderr
     assert list(tmp_path.iterdir()) == []
@@ -141,11 +148,10 @@ def test_stuff_is_what_no_object_covers_and_parts_know_their_whole(tmp_path):
     ground[..., 0] = 7  # all of the image is segment 7, grass
     (tmp_path / "annotations" / "panoptic_train").mkdir()
     Image.fromarray(ground).save(tmp_path / "annotations" / "panoptic_train" / "a.png")
+    segment = {"id": 7, "category_id": 2}
     panoptic = {
         "images": [{"id": 1, "file_name": "a.jpg"}],
-        "annotations": [
-            {"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 7, "category_id": 2}]}
-        ],
+        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [segment]}],
         "categories": [{"id": 1, "isthing": 1}, {"id": 2, "isthing": 0}],
     }
     (tmp_path / "annotations" / "panoptic_train.json").write_text(json.dumps(panoptic))
@@ -156,7 +162,7 @@ def test_stuff_is_what_no_object_covers_and_parts_know_their_whole(tmp_path):
     assert stuff.is_stuff
     assert stuff.parent == -1
     np.testing.assert_array_equal(stuff.decode(), ~(whole | alone))
-    panoptic["annotations"][0]["segments_info"][0]["category_id"] = 1  # a thing is no stuff
+    segment["category_id"] = 1  # a thing is no stuff
     (tmp_path / "annotations" / "panoptic_train.json").write_text(json.dumps(panoptic))
     (record,) = join_records(**read_by_part(check_sources(sources, UPath(tmp_path))))
     assert not any(each.is_stuff for each in record.objects)
@@ -219,8 +225,12 @@ def test_the_command_line_checks_fixes_and_draws(faulty, scenes, tmp_path, clust
     def run(root, *options):
         return subprocess.run(
             [sys.executable, "pipelines/prepare.py", "--root", str(root), *map(str, options)],
-            cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
-        )  # fmt: skip
+            cwd=PROJECT,
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "200"},
+        )
 
     found = run(faulty, "--check", "coco:annotations/instances_train.json")
     assert found.returncode == 1

@@ -44,6 +44,7 @@ _BY_HTTP: dict[str, Any] = {
 _CLIENTS: dict[str, dict[str, Any]] = {
     "s3": {
         "max_concurrency": 1,  # with more, s3fs asks for the size before it asks for the file
+        "use_listings_cache": False,
         "config_kwargs": {
             "connect_timeout": _CONNECT,
             "read_timeout": _SILENCE,
@@ -107,13 +108,16 @@ def names(folder: UPath) -> set[str]:
     """Return the names of what lies in a folder; none where there is no such folder.
 
     Raises:
-        DataError: as `exists`.
+        DataError: as `exists`; or a web server does not list the folder.
     """
     if not is_remote(folder):
         return {each.name for each in folder.iterdir()} if folder.is_dir() else set()
-    listed = _look(folder, lambda: _listed(folder))
-    found = {posixpath.basename(each.rstrip("/")) for each in listed}
-    return {unquote(each) for each in found} if folder.protocol in ("http", "https") else found
+    found = {posixpath.basename(each.rstrip("/")) for each in _look(folder, lambda: _listed(folder))}
+    if folder.protocol not in ("http", "https"):
+        return found
+    if not found:
+        raise DataError(f"{folder}: the server lists no files there; it has to, as with nginx's autoindex")
+    return {unquote(each) for each in found}
 
 
 def _listed(folder: UPath) -> list[str]:

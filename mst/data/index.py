@@ -67,8 +67,9 @@ class Index(Sequence[ImageRecord]):
     def __init__(self, folder: UPath, images: UPath) -> None:
         self.folder, self._images = folder, images
         self.manifest = read_manifest(folder)
-        local = _local_copy(folder / IMAGES, self.manifest["sha256"])
+        local = folder / IMAGES
         try:
+            local = _local_copy(local, self.manifest["sha256"])
             self._reader = pa.ipc.open_file(pa.memory_map(str(local)))
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{local}: not readable ({error}); prepare the index anew") from None
@@ -253,7 +254,8 @@ def _local_copy(path: UPath, sha256: str) -> Path:
         return Path(str(path))
     copy = Path(tempfile.gettempdir()) / f"mst-index-{sha256}.arrow"
     if not copy.exists():
+        content = fetch(path)
         with tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as file:
-            file.write(fetch(path))
+            file.write(content)
         Path(file.name).replace(copy)
     return copy

@@ -39,12 +39,12 @@ from mst.data.check import Checked, Problem, check_names, check_record
 from mst.data.files import fetch
 from mst.data.index import relative_to, to_batch, write_index
 from mst.data.join import RULES, join_records, nest
-from mst.data.picture import contact_sheet, draw_sizes, object_sizes
 from mst.data.sampler import SampleKey, epoch_order
 from mst.data.sources import INDEX, Source, check_sources, read_by_part, read_records
 from mst.data.training_set import Batch, TrainingSet
 from mst.errors import ConfigError, DataError
 from mst.model import MST
+from mst.report import contact_sheet, draw_sizes, object_sizes
 from mst.training import simulate_clicks
 from pipelines.cluster import connect
 from pipelines.command_line import count, parse, run

@@ -241,3 +241,35 @@ def test_spread_and_shard_choose_the_same_objects_every_time(scenes):
     assert len(set(names)) == 5
     sharded = [sample.name for rank in range(2) for sample in few.shard(rank, 2)]
     assert sorted(sharded) == sorted(names)
+
+
+def write_label_maps(root: Path, *maps) -> Path:
+    (root / "images").mkdir(parents=True)
+    (root / "regions").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT), "grey").save(root / "images" / "7.jpg")
+    for number, labels in enumerate(maps):
+        Image.fromarray(labels).save(root / "regions" / f"7_{number}.png")
+    return root
+
+
+def test_every_region_of_every_label_map_is_an_object(tmp_path):
+    one = np.where(square_mask(), 300, 0).astype(np.uint16)
+    other = np.where(square_mask(left=35), 2, 1).astype(np.uint16)
+    (record,) = read_records(["labels:bsds"], write_label_maps(tmp_path / "bsds", one, other).parent)
+    assert [each.name for each in record.objects] == ["7_0.png:300", "7_1.png:1", "7_1.png:2"]
+    for found, expected in zip(record.objects, (one == 300, other == 1, other == 2), strict=True):
+        np.testing.assert_array_equal(found.decode(), expected)
+    assert record.objects[0].box == (5, 10, 25, 30)
+    assert record.objects[0].area == 400
+    (same,) = read_records(["labels:twice"], write_label_maps(tmp_path / "twice", one, one).parent)
+    assert len(same.objects) == 1  # two people drew the same
+
+
+def test_label_maps_that_do_not_fit_are_refused(tmp_path):
+    labels = np.ones((HEIGHT, WIDTH), np.uint8)
+    root = write_label_maps(tmp_path / "a", labels, labels[1:])
+    with pytest.raises(DataError, match=r"7_0.png: the label maps of this photo have the sizes"):
+        read_records(["labels:a"], tmp_path)
+    (root / "images" / "7.jpg").unlink()
+    with pytest.raises(DataError, match=r"no photo for 7"):
+        read_records(["labels:a"], tmp_path)

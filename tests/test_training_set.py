@@ -53,6 +53,48 @@ def test_random_crops_scale_with_the_image_size():
         assert view.box[2] - view.box[0] == 448
 
 
+def test_the_share_of_a_view_that_a_box_covers():
+    view = View((-10, 20, 10, 40), size=5, flip=False)
+    assert view.share((0, 30, 50, 50)) == 0.25
+    assert view.share((-10, 20, 10, 40)) == 1
+    assert view.share((10, 20, 30, 40)) == 0
+
+
+@pytest.mark.parametrize(("stuff", "seen"), [(0.0, {False}), (0.5, {False, True}), (1.0, {True})])
+def test_stuff_is_an_object_as_often_as_is_asked(records, config, stuff, seen):
+    only_stuff = [
+        record.with_objects([replace(each, is_stuff=True) for each in record.objects]) for record in records
+    ]
+    settings = {"data.stuff": stuff, "data.background": 0.0, "data.min_area": 0.0, "data.crop_whole": 1.0}
+    training_set = TrainingSet(only_stuff, override(config, settings))
+    drawn = [training_set._draw(only_stuff[0], np.random.default_rng(seed)) for seed in range(20)]
+    assert {each is not None for each in drawn} == seen
+
+
+def test_the_object_and_the_others_are_those_of_the_view(records, config):
+    """Against masks that are decoded, cut and united one by one."""
+    settings = {"data.background": 0.0, "data.merge": 0.5, "data.min_area": 0.01}
+    training_set = TrainingSet(records, override(config, settings))
+    for seed in range(30):
+        record = records[seed % len(records)]
+        drawn = training_set._draw(record, np.random.default_rng(seed))
+        if drawn is None:
+            continue
+        _, target, others = drawn
+        rng = np.random.default_rng(seed)
+        rng.random()  # whether stuff counts: there is none here
+        boxes = [each.box for each in record.objects]
+        size = config.model.image_size
+        view = choose_view(record.height, record.width, boxes, size, training_set._config.data, rng)
+        masks = [view.of_mask(each.decode()) for each in record.objects if view.shows(each.box)]
+        everything = np.logical_or.reduce(masks)
+        assert target.any()
+        assert not (target & others).any()
+        assert any((target & mask).sum() == mask.sum() > 0 for mask in masks)
+        # The union is cut after it is made: borders between objects may gain a pixel.
+        assert ((target | others) ^ everything).mean() < 0.01
+
+
 def test_recolouring_stays_in_range_and_does_nothing_when_switched_off():
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     changed = recolour(image, DataConfig(brightness=1.0, contrast=1.0), np.random.default_rng(1))

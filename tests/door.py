@@ -1,4 +1,4 @@
-"""Forwards a port of this machine to another: `python tests/gate.py PORT TARGET`.
+"""Forwards a port of this machine to another: `python tests/door.py PORT TARGET`.
 
 A process of its own, so that no forked worker of a test keeps its sockets open when it is killed.
 """

@@ -134,9 +134,13 @@ def _recoloured(image: RGB, config: Config, rng: np.random.Generator) -> RGB:
     data = config.data
     contrast = 1 + rng.uniform(-data.contrast, data.contrast)
     brightness = 255 * rng.uniform(-data.brightness, data.brightness)
-    pixels = np.clip(image.astype(np.float32) * np.float32(contrast) + np.float32(brightness), 0, 255)
-    shift = rng.uniform(-data.rgb_shift, data.rgb_shift, 3).astype(np.float32)
-    return np.asarray(np.clip(pixels + shift, 0, 255), np.uint8)
+    levels = np.arange(256, dtype=np.float32)
+    table = (levels * np.float32(contrast) + np.float32(brightness)).clip(0, 255).astype(np.uint8)
+    shifted = np.asarray(cv2.LUT(image, table), np.uint8)
+    for channel, shift in enumerate(rng.uniform(-data.rgb_shift, data.rgb_shift, 3)):
+        table = (levels + np.float32(shift)).clip(0, 255).astype(np.uint8)
+        shifted[..., channel] = cv2.LUT(shifted[..., channel], table)
+    return shifted
 
 
 def sample_clicks(mask: Mask, others: Mask, config: ClickConfig, rng: np.random.Generator) -> list[Click]:
@@ -147,15 +151,15 @@ def sample_clicks(mask: Mask, others: Mask, config: ClickConfig, rng: np.random.
         if rng.random() < _ERODED:
             eroded = cv2.erode(mask.astype(np.uint8), _CROSS3, iterations=3).astype(bool)
             inside = eroded if eroded.sum() > _ERODED_MIN_PIXELS else mask
-        pixels = np.argwhere(inside)
         for _ in range(1 + _count(config.max_clicks, config.decay, rng)):
+            pixels = np.argwhere(inside)
             row, col = pixels[rng.integers(len(pixels))]
             clicks.append(Click(int(row), int(col), True))
     wanted = _count(config.max_clicks + 1, config.decay, rng)
     if wanted:
-        regions = [np.argwhere(region) for region in (~mask, others & ~mask, _border_band(mask))]
+        regions = (~mask, others & ~mask, _border_band(mask))
         for _ in range(wanted):
-            pixels = regions[int(rng.choice(3, p=_NEGATIVE_SHARES))]
+            pixels = np.argwhere(regions[int(rng.choice(3, p=_NEGATIVE_SHARES))])
             if len(pixels):
                 row, col = pixels[rng.integers(len(pixels))]
                 clicks.append(Click(int(row), int(col), False))

@@ -107,12 +107,14 @@ def click_maps(clicks: Tensor, height: int, width: int, radius: float) -> Tensor
     return maps.scatter(1, pixel, 1.0)[:, :-1].view(-1, 2, height, width)
 
 
-def sample_clicks(mask: Mask, others: Mask, rng: np.random.Generator, config: ClickConfig) -> list[Click]:
+def sample_clicks(
+    mask: Mask, others: Callable[[], Mask], rng: np.random.Generator, config: ClickConfig
+) -> list[Click]:
     """Draw the clicks that a training sample starts with (RITM, section 3.2; Xu et al. 2016).
 
     Args:
         mask: the object, (H, W); may be empty, and then there are no positive clicks.
-        others: union of the image's other objects, (H, W).
+        others: gives the union of the image's other objects, (H, W), where a click falls on it.
         rng: the sample's own generator.
         config: most clicks of each sign, and how fast their number decays.
 
@@ -131,7 +133,7 @@ def sample_clicks(mask: Mask, others: Mask, rng: np.random.Generator, config: Cl
     if wanted:
         regions: tuple[Callable[[], Mask], ...] = (
             lambda: ~mask,
-            lambda: others & ~mask,
+            lambda: others() & ~mask,
             lambda: _border_band(mask),
         )
         for region, count in zip(regions, rng.multinomial(wanted, _NEGATIVE_SHARES), strict=True):
@@ -302,15 +304,15 @@ def _decaying_count(choices: int, decay: float, rng: np.random.Generator) -> int
 
 
 def _border_band(mask: Mask) -> Mask:
-    """The background within 0.1 * sqrt(area) pixels of the object (RITM's border strategy)."""
+    """The background within about 0.1 * sqrt(area) pixels of the object (RITM's border strategy)."""
     if not mask.any():
         return np.zeros_like(mask)
     width = math.ceil(0.1 * math.sqrt(mask.sum()))
     left, top, columns, rows = cv2.boundingRect(mask.astype(np.uint8))
     near = np.s_[max(top - width, 0) : top + rows + width, max(left - width, 0) : left + columns + width]
-    distance = _squared_distance(~mask[near])
+    distance = cv2.distanceTransform((~mask[near]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     band = np.zeros_like(mask)
-    band[near] = (distance > 0) & (distance <= width**2)
+    band[near] = (distance > 0) & (distance <= width)
     return band
 
 

@@ -70,6 +70,8 @@ class ModelConfig(Settings):
     """Whether blocks scale their residuals per channel, as DINOv2's do."""
     final_norm: bool = False
     """Whether a LayerNorm follows the last block, as in DINOv2."""
+    click_context: bool = False
+    """Whether the neck is told how each token relates to the clicks (not in the paper; learns from less)."""
     window: Natural = 0
     """Side in tokens of the windows that most blocks attend within (SimpleClick: 14); 0 for none."""
     global_every: Count = 6
@@ -216,6 +218,8 @@ class TrainConfig(Settings):
     """Weights to start from: a checkpoint folder, a ViT's or SimpleClick's file, or `timm:NAME`."""
     reset: tuple[Literal["fusions", "neck", "head"], ...] = ()
     """Parts of the network that start from random weights even if `init`, a checkpoint, has them."""
+    freeze_epochs: Natural = 0
+    """First epochs in which the ViT stays as it is, and all else learns to use it."""
     epochs: Count = 230
     """Passes of `samples_per_epoch` samples each."""
     samples_per_epoch: Count = 30_000

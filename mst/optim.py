@@ -29,6 +29,13 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     )
 
 
+def freeze_backbone(model: nn.Module, frozen: bool) -> None:
+    """Keep the ViT, its embeddings of image and positions included, from learning; or let it learn again."""
+    for name, parameter in model.named_parameters():
+        if _is_backbone(name):
+            parameter.requires_grad_(not frozen)
+
+
 def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:
     """Learning rate of one step, from 0, before the groups' factors: a pure function, to resume exactly."""
     if step < config.warmup_steps:
@@ -62,6 +69,8 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, s
 def _lr_scale(name: str, config: OptimConfig) -> float:
     if name.startswith("patch_embed.coords."):
         return config.click_lr_scale
-    if name.startswith(("blocks.", "patch_embed.", "pos_embed.", "norm.")):
-        return config.backbone_lr_scale
-    return 1.0
+    return config.backbone_lr_scale if _is_backbone(name) else 1.0
+
+
+def _is_backbone(name: str) -> bool:
+    return name.startswith(("blocks.", "patch_embed.proj.", "pos_embed.", "norm."))

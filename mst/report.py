@@ -134,8 +134,8 @@ def draw_sizes(sizes: NDArray[np.float64], title: str) -> RGB:
     bars.set(xlabel="square root of the share of the image", ylabel="objects", xlim=(0, 1))
     bars.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{title}: {len(sizes):,} objects")
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
 def _captioned(view: RGB, caption: str) -> RGB:

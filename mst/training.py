@@ -26,7 +26,7 @@ from mst.data.training_set import Batch, TrainingSet
 from mst.evaluation import ObjectRecord, Summary, evaluate, summarize
 from mst.losses import total_loss
 from mst.model import MST
-from mst.optim import build_optimizer, learning_rate, set_learning_rate, update_average
+from mst.optim import build_optimizer, freeze_backbone, learning_rate, set_learning_rate, update_average
 from mst.predictor import Predictor
 
 
@@ -122,7 +122,6 @@ def fit(
         A report for each step and, every `train.validate_every` epochs and at the end, one for the epoch,
         when the state is ready to be saved. A driver that saves it resumes from there.
     """
-    network = DistributedDataParallel(state.model) if shard.world_size > 1 else state.model
     steps_per_epoch = config.train.samples_per_epoch // config.train.batch_size
     while state.epoch < config.train.epochs:
         batches = ShardedBatches(
@@ -136,6 +135,9 @@ def fit(
         loader = DataLoader(
             training_set, batch_sampler=batches, num_workers=config.data.loader_workers, pin_memory=False
         )
+        freeze_backbone(state.model, frozen=state.epoch < config.train.freeze_epochs)
+        # Wrapped anew in each epoch, since the wrapper notes once which parameters learn.
+        network = DistributedDataParallel(state.model) if shard.world_size > 1 else state.model
         state.model.train()
         start, skipped = time.perf_counter(), 0
         for number, batch in enumerate(loader):

@@ -163,7 +163,7 @@ def test_sampled_clicks_lie_where_their_sign_says():
     counts = []
     for _ in range(200):
         mask, others = random_mask(rng), random_mask(rng)
-        clicks = sample_clicks(mask, others, rng, config)
+        clicks = sample_clicks(mask, lambda: others, rng, config)
         positive = [click for click in clicks if click.is_positive]
         assert all(mask[click.row, click.col] == click.is_positive for click in clicks)
         assert bool(positive) == bool(mask.any())
@@ -175,7 +175,9 @@ def test_sampled_clicks_lie_where_their_sign_says():
 
 def test_an_empty_object_has_no_positive_clicks():
     nothing = np.zeros((20, 20), bool)
-    clicks = [sample_clicks(nothing, nothing, np.random.default_rng(i), ClickConfig()) for i in range(20)]
+    clicks = [
+        sample_clicks(nothing, lambda: nothing, np.random.default_rng(i), ClickConfig()) for i in range(20)
+    ]
     assert any(clicks)
     assert not any(click.is_positive for each in clicks for click in each)
 

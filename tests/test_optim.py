@@ -3,7 +3,7 @@ import torch
 
 from mst.config import OptimConfig
 from mst.model import MST
-from mst.optim import build_optimizer, learning_rate, set_learning_rate, update_average
+from mst.optim import build_optimizer, freeze_backbone, learning_rate, set_learning_rate, update_average
 from tests.conftest import TINY_MODEL
 
 
@@ -56,3 +56,27 @@ def test_the_running_average_follows_the_weights():
     for step in range(10_000, 10_010):
         update_average(average, model, decay=0.5, step=step)
     torch.testing.assert_close(average["weight"], model.weight.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_frozen_backbone_stays_as_it_is_and_learns_later():
+    torch.manual_seed(0)
+    model = MST(TINY_MODEL)
+    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5))
+    inputs = torch.rand(1, 3, 56, 56), torch.tensor([[[5.0, 5.0, 1.0]]]), torch.rand(1, 1, 56, 56)
+    moved = {}
+    for frozen in (True, False):
+        before = {name: each.detach().clone() for name, each in model.named_parameters()}
+        freeze_backbone(model, frozen)
+        optimizer.zero_grad()
+        model(*inputs).logits.square().sum().backward()
+        optimizer.step()
+        moved[frozen] = {name for name, each in model.named_parameters() if (each != before[name]).any()}
+    backbone = {
+        "patch_embed.proj.weight",
+        "pos_embed.grid",
+        "blocks.0.attn.qkv.weight",
+        "blocks.1.norm1.bias",
+    }
+    assert not backbone & moved[True]
+    assert {"patch_embed.coords.weight", "head.conv_seg.weight", "neck.down_16.0.weight"} <= moved[True]
+    assert backbone <= moved[False]

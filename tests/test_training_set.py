@@ -4,13 +4,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from mst.config import DataConfig, override
 from mst.data.augment import View, choose_view, recolour
+from mst.data.runs import Runs
 from mst.data.sampler import SampleKey, Shard, ShardedBatches, epoch_order
 from mst.data.sources import read_records
 from mst.data.training_set import TrainingSet
 from mst.errors import DataError
+
+
+def runs(mask):
+    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return Runs.parse(encoded["counts"], *mask.shape)
 
 
 @pytest.fixture
@@ -27,7 +34,7 @@ def test_a_view_cuts_resizes_pads_and_mirrors():
     beyond = View((-10, 0, 10, 20), size=20, flip=False).of_image(image)
     assert (beyond[:10] == 0).all()
     assert (beyond[10:, 10:] == 200).all()
-    mirrored = View((0, 0, 10, 20), size=10, flip=True).of_mask(image[..., 0] > 0)
+    mirrored = View((0, 0, 10, 20), size=10, flip=True).of_masks([runs(image[..., 0] > 0)], 10, 20)
     np.testing.assert_array_equal(mirrored[0], [True] * 5 + [False] * 5)
 
 
@@ -80,13 +87,14 @@ def test_the_object_and_the_others_are_those_of_the_view(records, config):
         drawn = training_set._draw(record, np.random.default_rng(seed))
         if drawn is None:
             continue
-        _, target, others = drawn
+        _, target, others = drawn[0], drawn[1], drawn[2]() & ~drawn[1]
         rng = np.random.default_rng(seed)
         rng.random()  # whether stuff counts: there is none here
         boxes = [each.box for each in record.objects]
         size = config.model.image_size
         view = choose_view(record.height, record.width, boxes, size, training_set._config.data, rng)
-        masks = [view.of_mask(each.decode()) for each in record.objects if view.shows(each.box)]
+        shape = (record.height, record.width)
+        masks = [view.of_masks([each.runs()], *shape) for each in record.objects if view.shows(each.box)]
         everything = np.logical_or.reduce(masks)
         assert target.any()
         assert not (target & others).any()

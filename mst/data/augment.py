@@ -9,6 +9,7 @@ import numpy as np
 from mst.clicks import Mask
 from mst.config import DataConfig
 from mst.data.images import RGB
+from mst.data.runs import Runs, paint
 
 _REFERENCE_SIZE = 448  # the crop for which the paper gives its resize range
 _OBJECT_MARGIN = (1.1, 2.2)  # an object crop is this much larger than the object's box
@@ -28,11 +29,18 @@ class View:
 
     def of_image(self, image: RGB) -> RGB:
         """Cut (H, W, 3) to (size, size, 3)."""
-        return self._cut(image)
+        height, width = image.shape[:2]
+        rows, cols = self._inside(height, width)
+        return self._resized(image[rows, cols], height, width)
 
-    def of_mask(self, mask: Mask) -> Mask:
-        """Cut (H, W) to (size, size); a pixel is the object's where the object covers half of it."""
-        return self._cut(np.where(mask, np.uint8(255), np.uint8(0))) > 127
+    def of_masks(self, masks: Sequence[Runs], height: int, width: int) -> Mask:
+        """Cut the union of masks of an image of `height` x `width` pixels to (size, size).
+
+        A pixel is the union's where that covers half of it.
+        """
+        rows, cols = self._inside(height, width)
+        union = paint(masks, height, cols.start, cols.stop)[rows]
+        return self._resized(np.where(union, np.uint8(255), np.uint8(0)), height, width) > 127
 
     def shows(self, box: Box) -> bool:
         """Whether any part of another box lies inside this one."""
@@ -45,14 +53,18 @@ class View:
         rows, cols = min(box[2], bottom) - max(box[0], top), min(box[3], right) - max(box[1], left)
         return max(rows, 0) * max(cols, 0) / ((bottom - top) * (right - left))
 
-    def _cut(self, pixels: RGB) -> RGB:
+    def _inside(self, height: int, width: int) -> tuple[slice, slice]:
+        """The rows and columns of the box that the image has."""
         top, left, bottom, right = self.box
-        height, width = pixels.shape[:2]
-        inside = pixels[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        return slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
+
+    def _resized(self, inside: RGB, height: int, width: int) -> RGB:
+        """Add what of the box lies beyond the image, and bring it to its size."""
+        top, left, bottom, right = self.box
         border = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
         if any(border):
-            inside = cv2.copyMakeBorder(inside, *border, cv2.BORDER_CONSTANT, value=(0, 0, 0)).astype(
-                np.uint8
+            inside = np.asarray(
+                cv2.copyMakeBorder(inside, *border, cv2.BORDER_CONSTANT, value=(0, 0, 0)), np.uint8
             )
         # Averaging costs ten times as much as interpolation, and shows where a side is halved at least.
         halves = min(inside.shape[:2]) >= 2 * self.size

@@ -216,7 +216,7 @@ class FileCache:
                 Path(part.name).replace(copy)
 
     def _make_room(self, size: int) -> None:
-        """Count `size` bytes more before they come: a process killed in between has counted too many, no less.
+        """Count `size` bytes more before they come, so that a process killed in between counts too many.
 
         A copy that takes another's place counts beside it until a sweep counts anew.
         """
@@ -248,7 +248,7 @@ class FileCache:
 
     @contextmanager
     def _tolerant(self) -> Iterator[None]:
-        """Let a training go on where its cache fails, on a full disk say; the first failure in a row is told."""
+        """Let a training go on where its cache fails, on a full disk say; warn of the first failure."""
         try:
             yield
         except OSError as error:

@@ -19,6 +19,8 @@ RGB = NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000
 
+_JPEG = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
 
 def decode_image(
     data: bytes, *, max_pixels: int = MAX_PIXELS, upright: bool = False, name: str = "image"
@@ -45,8 +47,13 @@ def decode_image(
     with opened(data, name, max_pixels) as image:
         if image.mode.startswith(("I", "F")):  # Pillow would cut all that exceeds 255
             raise ImageError(f"{name}: its grey levels have more than 8 bits; convert it to 8 bits first")
+        if image.format == "JPEG" and image.mode == "RGB" and not upright:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _JPEG)  # equal pixels, a quarter faster
+            if pixels is None:
+                raise ImageError(f"{name}: broken image (cut short, or damaged)")
+            return np.asarray(pixels, np.uint8)
         turned = ImageOps.exif_transpose(image) if upright else image
-        return np.asarray(turned.convert("RGB"))
+        return np.asarray(turned if turned.mode == "RGB" else turned.convert("RGB"))
 
 
 @contextmanager

@@ -67,12 +67,12 @@ class Index(Sequence[ImageRecord]):
     def __init__(self, folder: UPath, images: UPath) -> None:
         self.folder, self._images = folder, images
         self.manifest = read_manifest(folder)
-        local = folder / IMAGES
+        rows = folder / IMAGES
         try:
-            local = _local_copy(local, self.manifest["sha256"])
+            local = _local_copy(rows, self.manifest["sha256"])
             self._reader = pa.ipc.open_file(pa.memory_map(str(local)))
         except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{local}: not readable ({error}); prepare the index anew") from None
+            raise DataError(f"{rows}: not readable ({error}); prepare the index anew") from None
         if local.stat().st_size != self.manifest["bytes"]:
             raise DataError(
                 f"{local}: {local.stat().st_size} bytes, its manifest says {self.manifest['bytes']}; "

@@ -1,7 +1,8 @@
 """Training samples: an object of an image, as one augmented view, and the clicks on it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,6 @@ from mst.data.annotations import ImageRecord, ObjectAnnotation
 from mst.data.augment import View, choose_view, recolour
 from mst.data.files import Fetch, fetch
 from mst.data.images import RGB
-from mst.data.runs import paint
 from mst.data.sampler import SampleKey
 from mst.errors import DataError, ImageError
 
@@ -81,8 +81,10 @@ class TrainingSet(Dataset[Batch]):
             f"view ({skipped} were broken); lower data.min_area or check the data"
         )
 
-    def _draw(self, record: ImageRecord, rng: np.random.Generator) -> tuple[RGB, Mask, Mask] | None:
-        """Draw a view of an image, an object in it and the union of its other objects."""
+    def _draw(
+        self, record: ImageRecord, rng: np.random.Generator
+    ) -> tuple[RGB, Mask, Callable[[], Mask]] | None:
+        """Draw a view of an image, an object in it, and what gives the union of its other objects."""
         config = self._config.data
         with_stuff = rng.random() < config.stuff
         objects = [each for each in record.objects if with_stuff or not each.is_stuff]
@@ -96,9 +98,11 @@ class TrainingSet(Dataset[Batch]):
         if wanted and not target.any():
             return None
         image = recolour(view.of_image(record.read(self._fetch)), config, rng)
-        return image, target, others & ~target
+        return image, target, partial(_union, others, view, record)
 
-    def _pack(self, image: RGB, mask: Mask, others: Mask, rng: np.random.Generator, skipped: int) -> Batch:
+    def _pack(
+        self, image: RGB, mask: Mask, others: Callable[[], Mask], rng: np.random.Generator, skipped: int
+    ) -> Batch:
         clicks = sample_clicks(mask, others, rng, self._config.clicks)
         slots = 2 * self._config.clicks.max_clicks + self._config.clicks.max_iterations
         return Batch(
@@ -112,18 +116,19 @@ class TrainingSet(Dataset[Batch]):
 
 def _split(
     objects: Sequence[ObjectAnnotation], wanted: int, view: View, min_area: float
-) -> tuple[Mask, Mask]:
-    """The union of the first `wanted` objects that fill enough of a view, and the union of the rest."""
+) -> tuple[Mask, list[ObjectAnnotation]]:
+    """The union of the first `wanted` objects that fill enough of a view, and the other objects."""
     target, rest = np.zeros((view.size, view.size), bool), []
     for each in objects:
         if wanted and view.share(each.box) >= min_area:  # no mask is larger than its box
-            mask = view.of_mask(each.decode())
+            mask = view.of_masks([each.runs()], each.height, each.width)
             if mask.mean() >= min_area:
                 target |= mask
                 wanted -= 1
                 continue
         rest.append(each)
-    if not rest:
-        return target, np.zeros_like(target)
-    height, width = rest[0].height, rest[0].width
-    return target, view.of_mask(paint([each.runs() for each in rest], height, 0, width))
+    return target, rest
+
+
+def _union(objects: Sequence[ObjectAnnotation], view: View, record: ImageRecord) -> Mask:
+    return view.of_masks([each.runs() for each in objects], record.height, record.width)

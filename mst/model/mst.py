@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mst.clicks import click_maps
 from mst.config import ModelConfig
 from mst.model.attention import NORM_EPS, Block
+from mst.model.click_context import ClickContext
 from mst.model.fusion import FusionStage, StageTrace
 from mst.model.head import MLPHead
 from mst.model.neck import SimpleFPN
@@ -72,6 +73,7 @@ class MST(nn.Module):
                 for place in places
             }
         )
+        self.click_context = ClickContext(dim.embed_dim, config.patch_size) if config.click_context else None
         self.neck = SimpleFPN(dim.embed_dim, dim.neck_widths).to(memory_format=torch.channels_last)
         self.head = MLPHead(dim.neck_widths, dim.head_width, config.dropout).to(
             memory_format=torch.channels_last
@@ -103,8 +105,11 @@ class MST(nn.Module):
                 base, scales, trace = self.fusions[str(number)](base, scales, clicks)
                 stages.append(trace)
             base = base._replace(tokens=block(base.tokens, base.grid))
+        tokens = self.norm(base.tokens)
+        if self.click_context is not None:
+            tokens = self.click_context(tokens, base.grid, clicks, prev_mask)
         # Tokens are pixels with their channels side by side: as channels-last features they need no copy.
-        features = self.norm(base.tokens).view(image.shape[0], *base.grid, -1).permute(0, 3, 1, 2)
+        features = tokens.view(image.shape[0], *base.grid, -1).permute(0, 3, 1, 2)
         logits = self.head(self.neck(features))
         logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
         return Output(logits, tuple(stages))

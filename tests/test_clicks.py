@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import cv2
 import numpy as np
@@ -163,7 +164,7 @@ def test_sampled_clicks_lie_where_their_sign_says():
     counts = []
     for _ in range(200):
         mask, others = random_mask(rng), random_mask(rng)
-        clicks = sample_clicks(mask, lambda: others, rng, config)
+        clicks = sample_clicks(mask, partial(np.copy, others), rng, config)
         positive = [click for click in clicks if click.is_positive]
         assert all(mask[click.row, click.col] == click.is_positive for click in clicks)
         assert bool(positive) == bool(mask.any())

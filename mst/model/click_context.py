@@ -13,11 +13,10 @@ _REACH = 2.0  # tokens at which nearness has fallen to a half
 class ClickContext(nn.Module):
     """Adds to the backbone's last tokens how they relate to what was clicked.
 
-    A plain ViT hears of clicks through its first layer alone, and learns over millions of samples to carry them
-    to the last. Here the last layer is told: for each token its greatest cosine similarity to a positively and
-    to a negatively clicked token (as MST eq. 3, for each click and without the sigmoid), how near the nearest
-    click of each sign is, and the previous mask. An addition to the paper, off by default
-    (`model.click_context`).
+    A plain ViT hears of clicks through its first layer alone, and learns over millions of samples to carry
+    them to the last. Here the last layer is told: for each token its greatest cosine similarity to a clicked
+    token of each sign (as MST eq. 3, but for each click and without the sigmoid), how near the nearest click
+    of each sign is, and the previous mask. An addition to the paper, off by default (`model.click_context`).
 
     Args:
         embed_dim: C.

@@ -51,11 +51,11 @@ class PlainLoader:
     Args:
         records: the images to train on, all of them with objects.
         config: of the experiment.
-        of_objects: augment a stack of one map for each object rather than the layers, which are fewer.
+        of_layers: augment the layers rather than a stack of all masks.
     """
 
-    def __init__(self, records: list[PlainRecord], config: Config, *, of_objects: bool = False) -> None:
-        self._records, self._config, self._of_objects = records, config, of_objects
+    def __init__(self, records: list[PlainRecord], config: Config, *, of_layers: bool = False) -> None:
+        self._records, self._config, self._of_layers = records, config, of_layers
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng((self._config.seed, key.epoch, key.position))
@@ -70,12 +70,12 @@ class PlainLoader:
     def _augmented(self, record: PlainRecord, rng: np.random.Generator) -> tuple[RGB, list[Mask]]:
         image = cv2.cvtColor(np.asarray(cv2.imread(record.path)), cv2.COLOR_BGR2RGB)
         layers = np.stack([_decoded(each) for each in record.layers], axis=2)
-        if self._of_objects:
-            masks = np.stack([(layers[..., i] == label) for i, label in record.objects], axis=2)
-            crop, cut = augment(np.asarray(image, np.uint8), masks.view(np.uint8), self._config, rng)
-            return crop, [cut[..., i].astype(bool) for i in range(cut.shape[2])]
-        crop, cut = augment(np.asarray(image, np.uint8), layers, self._config, rng)
-        return crop, [cut[..., i] == label for i, label in record.objects]
+        if self._of_layers:
+            crop, cut = augment(np.asarray(image, np.uint8), layers, self._config, rng)
+            return crop, [cut[..., i] == label for i, label in record.objects]
+        masks = np.stack([(layers[..., i] == label) for i, label in record.objects], axis=2)
+        crop, cut = augment(np.asarray(image, np.uint8), masks.view(np.uint8), self._config, rng)
+        return crop, [cut[..., i].astype(bool) for i in range(cut.shape[2])]
 
     def _pack(
         self, image: RGB, maps: list[Mask], least: float, rng: np.random.Generator

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import boto3
 import cv2
-import httpx
 import numpy as np
 import pytest
 import ray
@@ -156,13 +155,13 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Start, and return once there are answers."""
+        """Start, and return once it accepts connections."""
         self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
         for _ in range(300):
             try:
-                httpx.get(self.url, timeout=5)
-            except httpx.TransportError:
-                time.sleep(0.05)
+                socket.create_connection(("127.0.0.1", self.port)).close()
+            except ConnectionRefusedError:
+                time.sleep(0.1)
             else:
                 return
         raise RuntimeError(f"{self._command} does not answer")

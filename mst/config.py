@@ -195,6 +195,8 @@ class OptimConfig(Settings):
     """Factor on the learning rate of the ViT (blocks, image and position embedding)."""
     click_lr_scale: Annotated[float, Field(ge=0)] = 1.0
     """Factor on the learning rate of the embedding of clicks and previous mask."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate from each block of the ViT to the one before it; 1 for the same rate."""
     betas: tuple[Probability, Probability] = (0.9, 0.999)
     """AdamW's running-average factors."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -226,6 +228,11 @@ class TrainConfig(Settings):
     """Samples drawn in one epoch over all workers together."""
     batch_size: Count = 24
     """Samples of one optimizer step over all workers together."""
+    micro_batches: Natural = 0
+    """Parts of a batch, each a forward and a backward, which the workers share; 0 for one each.
+
+    With a number, the steps of a run are the same for any number of workers up to it.
+    """
     log_every: Count = 20
     """Steps between two points of the logged curves."""
     validate_every: Count = 1
@@ -246,6 +253,10 @@ class TrainConfig(Settings):
         if self.samples_per_epoch % self.batch_size:
             raise ValueError(
                 f"samples_per_epoch {self.samples_per_epoch} is no multiple of batch_size {self.batch_size}"
+            )
+        if self.micro_batches and self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of micro_batches {self.micro_batches}"
             )
         return self
 

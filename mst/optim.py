@@ -12,14 +12,15 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Make AdamW with a group for each pair of learning rate and weight decay.
 
     The ViT, the embedding of clicks and previous mask, and all else (neck, head, fusion) have learning rates
-    of their own; vectors and positions have no weight decay. Each group keeps its factor on the schedule as
-    `lr_scale`.
+    of their own; that of the ViT falls by `layer_decay` from block to block towards its input (BEiT). Vectors
+    and positions have no weight decay. Each group keeps its factor on the schedule as `lr_scale`.
     """
+    depth = max((_block(name) for name, _ in model.named_parameters()), default=0)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         decays = parameter.ndim > 1 and not name.startswith("pos_embed.")
         decay = config.weight_decay if decays else 0.0
-        groups.setdefault((_lr_scale(name, config), decay), []).append(parameter)
+        groups.setdefault((_lr_scale(name, depth, config), decay), []).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr": config.lr * scale, "lr_scale": scale, "weight_decay": decay}
@@ -66,10 +67,18 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, s
         average[name].lerp_(value, 1 - decay)
 
 
-def _lr_scale(name: str, config: OptimConfig) -> float:
+def _lr_scale(name: str, depth: int, config: OptimConfig) -> float:
     if name.startswith("patch_embed.coords."):
         return config.click_lr_scale
-    return config.backbone_lr_scale if _is_backbone(name) else 1.0
+    if not _is_backbone(name):
+        return 1.0
+    layers_above = 0 if name.startswith("norm.") else depth - _block(name)
+    return config.backbone_lr_scale * config.layer_decay**layers_above
+
+
+def _block(name: str) -> int:
+    """The block of the ViT that a parameter is part of, from 1; 0 for the embeddings."""
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 0
 
 
 def _is_backbone(name: str) -> bool:

@@ -7,6 +7,7 @@ comes, and decides when to stop. It works alone and inside a `torch.distributed`
 import copy
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -128,6 +129,7 @@ def fit(
             len(training_set),
             config.train.samples_per_epoch,
             config.train.batch_size,
+            micro_batches=config.train.micro_batches or shard.world_size,
             seed=config.seed,
             epoch=state.epoch,
             shard=shard,
@@ -140,13 +142,14 @@ def fit(
         network = DistributedDataParallel(state.model) if shard.world_size > 1 else state.model
         state.model.train()
         start, skipped = time.perf_counter(), 0
-        for number, batch in enumerate(loader):
+        mine = iter(loader)
+        for number in range(steps_per_epoch):
             step = state.epoch * steps_per_epoch + number
             rate = learning_rate(step, steps_per_epoch, config.train.epochs, config.optim)
             set_learning_rate(state.optimizer, rate)
-            _seed_dropout(config.seed, step, shard.rank)
-            skipped += int(batch.skipped.sum())
-            metrics = train_step(network, state.optimizer, Batch(*batch), step, config)
+            parts = {part: Batch(*next(mine)) for part in batches.mine}
+            skipped += sum(int(batch.skipped.sum()) for batch in parts.values())
+            metrics = train_step(network, state.optimizer, parts, step, config)
             if state.average is not None:
                 update_average(state.average, state.model, config.optim.ema, step)
             now = time.perf_counter()
@@ -165,45 +168,70 @@ def fit(
             yield EpochReport(state.epoch - 1, metrics, summary)
 
 
-def _seed_dropout(*numbers: int) -> None:
-    """Make dropout a function of seed, step and rank, so that a resumed run repeats an undisturbed one."""
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
-
-
 def train_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, step: int, config: Config
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parts: Mapping[int, Batch],
+    step: int,
+    config: Config,
 ) -> dict[str, float]:
     """Let the model click on its own errors, then learn from where that leads.
 
     Args:
         network: an `MST`, or a distributed wrapper of one.
         optimizer: of its parameters.
-        batch: this worker's share.
+        parts: this worker's micro-batches by their number; their gradients add up to those of the batch.
         step: seeds the number of clicks, the same on all workers.
         config: of the experiment.
 
     Returns:
-        The losses, and the mean IoU of the last prediction.
+        The losses, and the IoU of the last prediction: means over this worker's samples.
     """
     model = network.module if isinstance(network, DistributedDataParallel) else network
     assert isinstance(model, MST)
-    batch = batch.to(model.mean.device)
+    workers = dist.get_world_size() if isinstance(network, DistributedDataParallel) else 1
+    # The wrapper takes the mean over workers, each of which has some of all parts.
+    weight = workers / (config.train.micro_batches or workers)
+    optimizer.zero_grad(set_to_none=True)
+    found: list[dict[str, float]] = []
+    for number, batch in parts.items():
+        with _without_sync(network, more=len(found) + 1 < len(parts)):
+            _seed_dropout(config.seed, step, number)
+            found.append(_learn(network, model, batch.to(model.mean.device), step, weight, config))
+    if config.optim.clip_norm:
+        nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip_norm)
+    optimizer.step()
+    return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+
+
+def _without_sync(network: nn.Module, *, more: bool) -> AbstractContextManager[None]:
+    """Let gradients add up on this worker while there are more to come in the step."""
+    if more and isinstance(network, DistributedDataParallel):
+        return network.no_sync()
+    return nullcontext()
+
+
+def _learn(
+    network: nn.Module, model: MST, batch: Batch, step: int, weight: float, config: Config
+) -> dict[str, float]:
+    """Add the gradients of one micro-batch, times a weight."""
     image = batch.image.float() / 255
     with torch.autocast(image.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         clicks, prev_mask = simulate_clicks(model, image, batch, step, config)
         output = network(image, clicks, prev_mask)
     losses = total_loss(output, batch.mask, config.loss)
-    optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()  # type: ignore[no-untyped-call]
-    if config.optim.clip_norm:
-        nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip_norm)
-    optimizer.step()
+    (losses.total * weight).backward()  # type: ignore[no-untyped-call]
     return {
         "loss": losses.total.item(),
         "loss_segmentation": losses.segmentation.item(),
         "loss_contrastive": losses.contrastive.item(),
         "iou": _mean_iou(output.logits, batch.mask),
     }
+
+
+def _seed_dropout(*numbers: int) -> None:
+    """Make dropout a function of seed, step and micro-batch: the same in a resumed run, and on any worker."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 @torch.no_grad()

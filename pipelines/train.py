@@ -168,9 +168,14 @@ def check_run(config: Config, folder: Path, resources: Resources) -> None:
         CheckpointError: nor do the weights to start from, or they do not fit.
     """
     check_sources((*config.data.train, *config.data.val), UPath(config.data.root))
-    if config.train.batch_size % resources.num_workers:
+    parts = config.train.micro_batches or resources.num_workers
+    if config.train.batch_size % parts:
         raise ConfigError(
             f"train.batch_size {config.train.batch_size} is no multiple of {resources.num_workers} workers"
+        )
+    if parts < resources.num_workers:
+        raise ConfigError(
+            f"{resources.num_workers} workers cannot share train.micro_batches {parts}; give at least as many"
         )
     there = ray.cluster_resources()
     for kind, wanted in resources.wanted().items():

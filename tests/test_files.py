@@ -405,7 +405,7 @@ def test_a_folder_that_cannot_be_made_costs_the_copies_alone(uploaded, tmp_path,
 
 
 def epoch(training_set: TrainingSet, workers: int = 0) -> DataLoader:
-    batches = ShardedBatches(NUMBER, 48, 4, seed=0, epoch=0, shard=Shard())
+    batches = ShardedBatches(NUMBER, 48, 4, micro_batches=1, seed=0, epoch=0, shard=Shard())
     return DataLoader(training_set, batch_sampler=batches, num_workers=workers, timeout=120 * bool(workers))
 
 

@@ -25,6 +25,24 @@ def test_groups_hold_every_parameter_once_with_its_rate_and_decay():
     assert {name: settings[id(parameters[name])] for name in expected} == expected
 
 
+def test_rates_fall_from_block_to_block_towards_the_input():
+    config = OptimConfig(lr=1.0, backbone_lr_scale=0.5, layer_decay=0.1)
+    model = MST(TINY_MODEL.model_copy(update={"final_norm": True}))
+    groups = build_optimizer(model, config).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    expected = {
+        "head.conv_seg.weight": 1.0,
+        "norm.weight": 0.5,
+        "blocks.1.attn.qkv.weight": 0.5,
+        "blocks.0.mlp.fc1.bias": 0.05,
+        "patch_embed.proj.weight": 0.005,
+        "pos_embed.grid": 0.005,
+        "patch_embed.coords.weight": 1.0,
+    }
+    parameters = dict(model.named_parameters())
+    assert {name: rates[id(parameters[name])] for name in expected} == pytest.approx(expected)
+
+
 def test_the_papers_steps_divide_by_ten_at_epochs_50_and_70():
     config = OptimConfig()
     rates = {epoch: learning_rate(epoch * 10, 10, 230, config) for epoch in (0, 49, 50, 69, 70, 229)}

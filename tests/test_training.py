@@ -44,9 +44,9 @@ def test_training_learns_a_batch_by_heart(config):
     )
     state, _ = new_state(config, CPU)
     batch = batch_of(config)
-    first = train_step(state.model.train(), state.optimizer, batch, 0, config)
+    first = train_step(state.model.train(), state.optimizer, {0: batch}, 0, config)
     for step in range(1, 60):
-        last = train_step(state.model, state.optimizer, batch, step, config)
+        last = train_step(state.model, state.optimizer, {0: batch}, step, config)
     assert last["iou"] > max(0.75, first["iou"])
     assert last["loss"] < first["loss"]
 
@@ -85,6 +85,50 @@ def test_resuming_gives_the_weights_of_the_undisturbed_run(config, tmp_path, ema
     assert torch.equal(weights_of(resumed), weights_of(undisturbed))
     for name, value in undisturbed.weights().items():
         assert torch.equal(resumed.weights()[name], value)
+
+
+def _train_on_one_of(rank, world_size, config, address, out):
+    """A worker of a group of processes on this machine."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=world_size)
+    state, _ = new_state(config, CPU)
+    root = Path(config.data.root)
+    training_set = TrainingSet(read_records(config.data.train, root), config)
+    shard = Shard(rank, world_size)
+    for _ in fit(config, state, training_set, read_samples(config.data.val, root), shard):
+        pass
+    if rank == 0:
+        torch.save(state.model.state_dict(), out)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_workers_takes_the_same_steps(config, tmp_path, workers):
+    """Four micro-batches a step: on one worker, on two with two each, on three with two, one and one."""
+    settings = {
+        "train.micro_batches": 4,
+        "optim.lr": 1e-4,
+        "train.samples_per_epoch": 80,
+        "train.epochs": 2,
+        "train.validate_every": 2,
+        "optim.clip_norm": 1.0,
+        "optim.ema": 0.9,
+    }
+    config = override(config, settings)
+    alone, _ = new_state(config, CPU)
+    steps = sum(isinstance(report, StepReport) for report in run(config, alone))
+    assert steps == 20
+    start = new_state(config, CPU)[0].model.state_dict()
+    address = f"file://{tmp_path / 'meeting'}"
+    torch.multiprocessing.spawn(
+        _train_on_one_of, (workers, config, address, tmp_path / "weights.pt"), nprocs=workers
+    )
+    together = torch.load(tmp_path / "weights.pt", weights_only=True)
+    moved = 0.0
+    for name, weight in alone.model.state_dict().items():
+        torch.testing.assert_close(together[name], weight, atol=1e-6, rtol=0)
+        moved = max(moved, float((weight - start[name]).abs().max()))
+    assert moved > 1e-3  # a thousand times what may differ
 
 
 def test_simulated_clicks_lie_on_errors_and_leave_the_model_training(config):

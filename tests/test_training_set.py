@@ -173,9 +173,9 @@ def test_every_image_is_drawn_once_before_any_is_drawn_again():
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_workers_share_each_step_whatever_their_number(world_size):
     def batches(shard):
-        return list(ShardedBatches(10, 24, 8, seed=0, epoch=2, shard=shard))
+        return list(ShardedBatches(10, 24, 8, micro_batches=world_size, seed=0, epoch=2, shard=shard))
 
-    whole = batches(Shard())
+    whole = list(ShardedBatches(10, 24, 8, micro_batches=1, seed=0, epoch=2, shard=Shard()))
     parts = [batches(Shard(rank, world_size)) for rank in range(world_size)]
     assert len(whole) == 3
     for step, keys in enumerate(whole):
@@ -185,13 +185,27 @@ def test_workers_share_each_step_whatever_their_number(world_size):
 
 @pytest.mark.parametrize("first", [0, 1, 3, 4])
 def test_an_epoch_goes_on_at_the_exact_batch(first):
-    arguments = {"seed": 0, "epoch": 2, "shard": Shard(1, 2)}
+    arguments = {"micro_batches": 2, "seed": 0, "epoch": 2, "shard": Shard(1, 2)}
     whole = ShardedBatches(10, 24, 8, **arguments)
     rest = ShardedBatches(10, 24, 8, **arguments, first=first)
     assert list(rest) == list(whole)[first:]
     assert len(rest) == max(0, 3 - first)
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_micro_batches_are_the_same_whoever_reads_them(world_size):
+    parts = {}
+    for rank in range(world_size):
+        batches = ShardedBatches(10, 24, 8, micro_batches=4, seed=0, epoch=2, shard=Shard(rank, world_size))
+        numbers = [(step, number) for step in range(3) for number in batches.mine]
+        parts.update(zip(numbers, batches, strict=True))
+    alone = ShardedBatches(10, 24, 8, micro_batches=4, seed=0, epoch=2, shard=Shard())
+    assert [parts[step, number] for step in range(3) for number in range(4)] == list(alone)
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(ValueError, match="batch_size 8 is no multiple of the 3 workers"):
-        ShardedBatches(10, 24, 8, seed=0, epoch=0, shard=Shard(0, 3))
+    arguments = {"seed": 0, "epoch": 0, "shard": Shard(0, 3)}
+    with pytest.raises(ValueError, match="batch_size 8 is no multiple of the 3 micro-batches"):
+        ShardedBatches(10, 24, 8, micro_batches=3, **arguments)
+    with pytest.raises(ValueError, match="2 micro-batches are too few for 3 workers"):
+        ShardedBatches(10, 24, 8, micro_batches=2, **arguments)

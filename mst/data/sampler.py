@@ -33,19 +33,23 @@ def epoch_order(num_records: int, samples: int, seed: int, epoch: int) -> list[i
 
 
 class ShardedBatches(Sampler[list[SampleKey]]):
-    """The batches of one epoch that one worker reads.
+    """The micro-batches of one epoch that one worker reads, step by step.
 
-    Every step's global batch holds the same samples whatever the number of workers; worker `rank` takes
-    every `world_size`-th of them.
+    Every step's batch holds the same samples, cut into the same micro-batches, whatever the number of
+    workers: worker `rank` takes every `world_size`-th of a step's micro-batches.
 
     Args:
         num_records: images in the training set.
         samples: in the epoch, over all workers.
-        batch_size: of the global batch; a multiple of the world size, and a divisor of `samples`.
+        batch_size: of a step, over all workers; a divisor of `samples`.
+        micro_batches: that a step is cut into; at least one for each worker, and a divisor of `batch_size`.
         seed: of the experiment.
         epoch: whose order is drawn.
         shard: this worker's place.
-        first: the batch to begin with, to go on in the middle of an epoch.
+        first: the step to begin with, to go on in the middle of an epoch.
+
+    Raises:
+        ValueError: the numbers do not fit.
     """
 
     def __init__(
@@ -54,21 +58,28 @@ class ShardedBatches(Sampler[list[SampleKey]]):
         samples: int,
         batch_size: int,
         *,
+        micro_batches: int,
         seed: int,
         epoch: int,
         shard: Shard,
         first: int = 0,
     ) -> None:
-        if batch_size % shard.world_size:
-            raise ValueError(f"batch_size {batch_size} is no multiple of the {shard.world_size} workers")
+        if batch_size % micro_batches:
+            raise ValueError(f"batch_size {batch_size} is no multiple of the {micro_batches} micro-batches")
+        if micro_batches < shard.world_size:
+            raise ValueError(f"{micro_batches} micro-batches are too few for {shard.world_size} workers")
         self._order = epoch_order(num_records, samples, seed, epoch)
-        self._batch_size, self._epoch, self._shard, self._first = batch_size, epoch, shard, first
+        self._batch_size, self._micro_batches, self._epoch = batch_size, micro_batches, epoch
+        self._steps = range(first, samples // batch_size)
+        self.mine = range(shard.rank, micro_batches, shard.world_size)
+        """Which of a step's micro-batches this worker takes."""
 
     def __len__(self) -> int:
-        return max(0, len(self._order) // self._batch_size - self._first)
+        return len(self._steps) * len(self.mine)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        for batch in range(self._first, self._first + len(self)):
-            start = batch * self._batch_size
-            mine = range(start + self._shard.rank, start + self._batch_size, self._shard.world_size)
-            yield [SampleKey(self._epoch, position, self._order[position]) for position in mine]
+        for step in self._steps:
+            start = step * self._batch_size
+            for number in self.mine:
+                places = range(start + number, start + self._batch_size, self._micro_batches)
+                yield [SampleKey(self._epoch, place, self._order[place]) for place in places]

@@ -71,7 +71,7 @@ class ModelConfig(Settings):
     final_norm: bool = False
     """Whether a LayerNorm follows the last block, as in DINOv2."""
     click_context: bool = False
-    """Whether the neck is told how each token relates to the clicks (not in the paper; learns from less)."""
+    """Whether the head is told how each token relates to the clicks (not in the paper; learns from less)."""
     window: Natural = 0
     """Side in tokens of the windows that most blocks attend within (SimpleClick: 14); 0 for none."""
     global_every: Count = 6

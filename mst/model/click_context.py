@@ -1,4 +1,4 @@
-"""What each token has to do with the clicks, told to the neck directly."""
+"""What each token has to do with the clicks, told to the head directly."""
 
 import torch
 import torch.nn.functional as F
@@ -7,33 +7,34 @@ from torch import Tensor, nn
 from mst.model.patch_embed import Grid
 
 _CHANNELS = 5  # likeness and nearness to positive and to negative clicks, previous mask
+_HIDDEN = 64
 _REACH = 2.0  # tokens at which nearness has fallen to a half
 
 
 class ClickContext(nn.Module):
-    """Adds to the backbone's last tokens how they relate to what was clicked.
+    """Tells the head how the backbone's last tokens relate to what was clicked.
 
     A plain ViT hears of clicks through its first layer alone, and learns over millions of samples to carry
-    them to the last. Here the last layer is told: for each token its greatest cosine similarity to a clicked
-    token of each sign (as MST eq. 3, but for each click and without the sigmoid), how near the nearest click
-    of each sign is, and the previous mask. An addition to the paper, off by default (`model.click_context`).
+    them to the last. Here the head is told: for each token its greatest cosine similarity to a clicked token
+    of each sign (as MST eq. 3, but for each click and without the sigmoid), how near the nearest click of
+    each sign is, and the previous mask. An addition to the paper, off by default (`model.click_context`).
 
     Args:
-        embed_dim: C.
+        width: channels of the head.
         patch_size: of the tokens, in pixels.
     """
 
-    def __init__(self, embed_dim: int, patch_size: int) -> None:
+    def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.fc1 = nn.Linear(_CHANNELS, embed_dim // 4)
-        self.fc2 = nn.Linear(embed_dim // 4, embed_dim)
+        self.fc1 = nn.Linear(_CHANNELS, _HIDDEN)
+        self.fc2 = nn.Linear(_HIDDEN, width)
 
     def forward(self, tokens: Tensor, grid: Grid, clicks: Tensor, prev_mask: Tensor) -> Tensor:
-        """Return the tokens (B, L, C) with what the clicks (B, N, 3) and the mask (B, 1, H, W) say added."""
-        relations = self.relations(tokens, grid, clicks, prev_mask).to(tokens.dtype)
-        added: Tensor = tokens + self.fc2(F.gelu(self.fc1(relations)))
-        return added
+        """Tokens (B, L, C), clicks (B, N, 3) and mask (B, 1, H, W) to a map (B, width, rows, cols)."""
+        relations = self.relations(tokens, grid, clicks, prev_mask)
+        told = self.fc2(F.gelu(self.fc1(relations)))
+        return told.view(tokens.shape[0], *grid, -1).permute(0, 3, 1, 2)
 
     def relations(self, tokens: Tensor, grid: Grid, clicks: Tensor, prev_mask: Tensor) -> Tensor:
         """The five relations of each token, (B, L, 5); all but the last are 0 for a sign without clicks."""

@@ -23,8 +23,11 @@ class MLPHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(width, 1, 1)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """(B, widths[i], h_i, w_i), finest first, to logits (B, 1, h_0, w_0)."""
+    def forward(self, features: list[Tensor], context: Tensor | None = None) -> Tensor:
+        """(B, widths[i], h_i, w_i), finest first, to logits (B, 1, h_0, w_0).
+
+        `context` (B, width, h, w), where there is one, is added to the fused maps.
+        """
         finest = features[0].shape[-2:]
         shares = self.fusion_conv.weight.chunk(len(features), dim=1)
         total: Tensor | None = None  # summed in place: at stride 4 every map is large
@@ -33,5 +36,7 @@ class MLPHead(nn.Module):
             fused = F.conv2d(F.relu(conv(feature), inplace=True), share, bias)
             total = fused if total is None else total.add_(F.interpolate(fused, size=finest, mode="bilinear"))
         assert total is not None
+        if context is not None:
+            total = total + F.interpolate(context, size=finest, mode="bilinear")
         logits: Tensor = self.conv_seg(self.dropout(F.relu(total, inplace=True)))
         return logits

@@ -73,7 +73,7 @@ class MST(nn.Module):
                 for place in places
             }
         )
-        self.click_context = ClickContext(dim.embed_dim, config.patch_size) if config.click_context else None
+        self.click_context = ClickContext(dim.head_width, config.patch_size) if config.click_context else None
         self.neck = SimpleFPN(dim.embed_dim, dim.neck_widths).to(memory_format=torch.channels_last)
         self.head = MLPHead(dim.neck_widths, dim.head_width, config.dropout).to(
             memory_format=torch.channels_last
@@ -106,11 +106,12 @@ class MST(nn.Module):
                 stages.append(trace)
             base = base._replace(tokens=block(base.tokens, base.grid))
         tokens = self.norm(base.tokens)
+        context = None
         if self.click_context is not None:
-            tokens = self.click_context(tokens, base.grid, clicks, prev_mask)
+            context = self.click_context(tokens, base.grid, clicks, prev_mask)
         # Tokens are pixels with their channels side by side: as channels-last features they need no copy.
         features = tokens.view(image.shape[0], *base.grid, -1).permute(0, 3, 1, 2)
-        logits = self.head(self.neck(features))
+        logits = self.head(self.neck(features), context)
         logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
         return Output(logits, tuple(stages))
 

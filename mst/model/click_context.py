@@ -33,7 +33,7 @@ class ClickContext(nn.Module):
     def forward(self, tokens: Tensor, grid: Grid, clicks: Tensor, prev_mask: Tensor) -> Tensor:
         """Tokens (B, L, C), clicks (B, N, 3) and mask (B, 1, H, W) to a map (B, width, rows, cols)."""
         relations = self.relations(tokens, grid, clicks, prev_mask)
-        told = self.fc2(F.gelu(self.fc1(relations)))
+        told: Tensor = self.fc2(F.gelu(self.fc1(relations)))
         return told.view(tokens.shape[0], *grid, -1).permute(0, 3, 1, 2)
 
     def relations(self, tokens: Tensor, grid: Grid, clicks: Tensor, prev_mask: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,10 @@ class TrackedRun(NamedTuple):
                 copy_for_use(folder, Path(copied))
                 self.client().log_artifacts(self.run_id, copied, path)
         return f"runs:/{self.run_id}/{path}"
+
+    def note_changes(self, epoch: int, changes: Sequence[str]) -> None:
+        """Say with which other settings the run goes on; its parameters are those that it began with."""
+        self.client().set_tag(self.run_id, f"settings_after_epoch_{epoch}", "; ".join(changes))
 
     def finish(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""

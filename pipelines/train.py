@@ -81,6 +81,7 @@ def train_driver(
     board: ActorHandle | None = None,
     callbacks: list[Any] | None = None,
     parent: str | None = None,
+    allow_change: bool = False,
 ) -> Trained:
     """Train an experiment, or go on with it, and log it in MLflow.
 
@@ -94,13 +95,14 @@ def train_driver(
         board: told of the progress (`pipelines.progress`).
         callbacks: of Ray Train.
         parent: id of the MLflow run that this one is part of.
+        allow_change: whether a run may go on with other settings than it began with.
 
     Raises:
         ConfigError, DataError, CheckpointError: as `check_run` says, or the run is finished.
         MSTError: whatever stopped a worker, if it is an error of this library.
         ray.train.TrainingFailedError: any other failure of the workers.
     """
-    check_run(config, folder, resources)
+    check_run(config, folder, resources, allow_change=allow_change)
     newest = newest_checkpoint(folder)
     all_trained = newest is not None and epochs_done(newest) >= config.train.epochs
     if all_trained and is_finished(uri, folder):
@@ -109,6 +111,8 @@ def train_driver(
             "give this one another --name"
         )
     tracked = open_run(uri, folder, config, resume=newest is not None, parent=parent)
+    if newest and (changed := differences(read_config(newest), config)):
+        tracked.note_changes(epochs_done(newest), changed)
     try:
         if not all_trained:
             _trainer(config, folder, resources, tracked, board, callbacks).fit()
@@ -158,8 +162,14 @@ def _trainer(
     )
 
 
-def check_run(config: Config, folder: Path, resources: Resources) -> None:
+def check_run(config: Config, folder: Path, resources: Resources, *, allow_change: bool = False) -> None:
     """Refuse a request that cannot be trained, before any worker starts.
+
+    Args:
+        config: of the experiment.
+        folder: of the run.
+        resources: that are asked for.
+        allow_change: whether a run may go on with other settings than it began with, the network's excepted.
 
     Raises:
         ConfigError: batches that the workers cannot share, more workers than the cluster can hold, or a
@@ -186,10 +196,13 @@ def check_run(config: Config, folder: Path, resources: Resources) -> None:
         if config.train.init:
             initialize(MST(config.model), config.train.init, config.train.reset)
     elif changed := differences(read_config(newest), config):
-        raise ConfigError(
-            f"run '{folder.name}' was started with other settings ({'; '.join(changed)}); "
-            "give this one another --name"
-        )
+        of_network = any(each.startswith("model.") for each in changed)
+        if of_network or not allow_change:
+            hint = "" if of_network else ", or go on with these by --allow-config-change"
+            raise ConfigError(
+                f"run '{folder.name}' was started with other settings ({'; '.join(changed)}); "
+                f"give this one another --name{hint}"
+            )
 
 
 def train_worker(options: dict[str, Any]) -> None:
@@ -308,6 +321,9 @@ def main() -> None:
     )
     parser.add_argument("--name", help="of the run; the same name goes on with it (default: the recipe)")
     parser.add_argument("--storage", default="runs", help="folder of all runs")
+    parser.add_argument(
+        "--allow-config-change", action="store_true", help="go on with a run under other settings"
+    )
     add_resources(parser)
     add_settings(parser)
     arguments = parse(parser, None)
@@ -317,7 +333,14 @@ def main() -> None:
     connect()
     start = time.monotonic()
     with shown(folder.name) as board:
-        trained = train_driver(config, folder, resources, uri=tracking_uri(), board=board)
+        trained = train_driver(
+            config,
+            folder,
+            resources,
+            uri=tracking_uri(),
+            board=board,
+            allow_change=arguments.allow_config_change,
+        )
     print(f"{folder.name}: best checkpoint {trained.checkpoint}, {time.monotonic() - start:.0f} s")
 
 

@@ -111,6 +111,23 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
         fetch_model(pinned, tmp_path / "again")
 
 
+def test_a_run_goes_on_with_other_settings_where_that_is_allowed(cluster, registry, config, tmp_path):
+    config = override(config, {"train.epochs": 1})
+    train_driver(config, tmp_path / "run", Resources(), uri=registry)
+    changed = override(config, {"train.epochs": 2, "optim.lr": 0.002})
+    with pytest.raises(ConfigError, match=r"epochs: 1 -> 2\); .*, or go on .* --allow-config-change"):
+        train_driver(changed, tmp_path / "run", Resources(), uri=registry)
+    other_network = override(changed, {"model.k_ratio": 0.5})
+    with pytest.raises(ConfigError, match=r"model.k_ratio: .*; give this one another --name$"):
+        train_driver(other_network, tmp_path / "run", Resources(), uri=registry, allow_change=True)
+    trained = train_driver(changed, tmp_path / "run", Resources(), uri=registry, allow_change=True)
+    assert (tmp_path / "run" / "epoch_00002").exists()
+    run = trained.run.client().get_run(trained.run.run_id)
+    assert run.data.tags["settings_after_epoch_1"] == "optim.lr: 0.001 -> 0.002; train.epochs: 1 -> 2"
+    points = trained.run.client().get_metric_history(trained.run.run_id, "lr")
+    assert [point.value for point in points] == [0.001, 0.001, 0.002, 0.002]
+
+
 def command(config, storage, name):
     """The command line that trains this config in a process of its own."""
 

@@ -109,10 +109,8 @@ def check(texts: Sequence[str], root: UPath) -> tuple[Parts, list[Problem]]:
     sound: Parts = defaultdict(list)
     for part, records in read.items():
         problems += check_names(records)
-        chunks = [
-            records[start : start + _IMAGES_PER_TASK] for start in range(0, len(records), _IMAGES_PER_TASK)
-        ]
-        for checked in _spread(_check_part, [(chunk,) for chunk in chunks], f"checking {part}"):
+        calls = [(chunk,) for chunk in _chunks(records)]
+        for checked in _spread(_check_part, calls, f"checking {part}"):
             problems += [problem for each in checked for problem in each.problems]
             sound[part] += [each.record for each in checked if each.record]
     return sound, problems
@@ -123,8 +121,7 @@ def write_sound(sound: Parts, root: UPath, out: Path, texts: Sequence[str], prob
     is_index = texts[0].startswith(f"{INDEX}:")
     records = _unique(sound["finer"]) if is_index else _joined(sound)
     about = {"sources": [{"source": each} for each in texts], "rules": RULES, "left_out": problems}
-    chunks = (records[i : i + _IMAGES_PER_TASK] for i in range(0, len(records), _IMAGES_PER_TASK))
-    return write_index(out, (to_batch(chunk, root) for chunk in chunks), about)
+    return write_index(out, (to_batch(chunk, root) for chunk in _chunks(records)), about)
 
 
 def draw(texts: Sequence[str], root: UPath, out: Path, checkpoint: Path, samples: int) -> list[Path]:
@@ -206,6 +203,10 @@ def _by_image(read: Parts) -> Iterator[Parts]:
 def _joined(job: Parts) -> list[ImageRecord]:
     records = join_records(job.get("finer", []), job.get("coarser", []), job.get("stuff", []))
     return [record.with_objects(nest(record.objects)) for record in records]
+
+
+def _chunks(records: list[ImageRecord]) -> Iterator[list[ImageRecord]]:
+    return (records[i : i + _IMAGES_PER_TASK] for i in range(0, len(records), _IMAGES_PER_TASK))
 
 
 def _unique(records: Iterable[ImageRecord]) -> list[ImageRecord]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import boto3
 import cv2
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+import yaml
 from ray import serve
 from upath import UPath
 
@@ -25,6 +27,7 @@ from mst.data.images import RGB
 from mst.data.synthetic import write_data_set
 from mst.model import MST
 from pipelines.cluster import connect
+from pipelines.storage import PROJECT
 from serve.app import build
 from serve.settings import ServeSettings
 
@@ -91,6 +94,18 @@ def cluster() -> Iterator[None]:
     connect(num_cpus=2)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def job() -> dict[str, Any]:
+    """The job for KubeRay."""
+    return yaml.safe_load((PROJECT / "deploy" / "kuberay" / "rayjob.yaml").read_text())
+
+
+@pytest.fixture
+def service() -> dict[str, Any]:
+    """The server for KubeRay."""
+    return yaml.safe_load((PROJECT / "deploy" / "kuberay" / "rayservice.yaml").read_text())
 
 
 @pytest.fixture

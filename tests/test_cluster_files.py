@@ -36,7 +36,6 @@ from pipelines.train import add_resources, resources_of
 from serve.settings import ServeSettings
 
 SSH = 22
-KUBERAY = PROJECT / "deploy" / "kuberay"
 IMAGE = re.compile(r"[\w./-]+/mst:ray(?P<ray>[\d.]+)")
 
 Fields = dict[str, Any]
@@ -57,16 +56,6 @@ def containers(ray_cluster: Fields) -> list[tuple[Fields, Fields]]:
 @pytest.fixture
 def cluster() -> Fields:
     return read(PROJECT / "cluster.yaml")
-
-
-@pytest.fixture
-def job() -> Fields:
-    return read(KUBERAY / "rayjob.yaml")
-
-
-@pytest.fixture
-def service() -> Fields:
-    return read(KUBERAY / "rayservice.yaml")
 
 
 # --- cluster.yaml, as Ray and AWS take it

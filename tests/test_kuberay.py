@@ -5,18 +5,7 @@ from typing import Any
 import pytest
 import ray
 
-from tests.test_cluster_files import IMAGE, KUBERAY, Fields, containers, read
-
-
-@pytest.fixture
-def job() -> Fields:
-    return read(KUBERAY / "rayjob.yaml")
-
-
-@pytest.fixture
-def service() -> Fields:
-    return read(KUBERAY / "rayservice.yaml")
-
+from tests.test_cluster_files import IMAGE, Fields, containers
 
 CLUSTER = {
     "rayVersion": str,

@@ -190,11 +190,13 @@ class OptimConfig(Settings):
     """AdamW and its learning rate over time."""
 
     lr: Positive = 5e-6
-    """Learning rate of neck, head and fusion."""
+    """Learning rate of neck and head, and what the factors below are of."""
     backbone_lr_scale: Annotated[float, Field(ge=0)] = 1.0
     """Factor on the learning rate of the ViT (blocks, image and position embedding)."""
     click_lr_scale: Annotated[float, Field(ge=0)] = 1.0
     """Factor on the learning rate of the embedding of clicks and previous mask."""
+    fusion_lr_scale: Annotated[float, Field(ge=0)] = 1.0
+    """Factor on the learning rate of the fusion modules."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the learning rate from each block of the ViT to the one before it; 1 for the same rate."""
     betas: tuple[Probability, Probability] = (0.9, 0.999)
@@ -221,7 +223,12 @@ class TrainConfig(Settings):
     reset: tuple[Literal["fusions", "neck", "head"], ...] = ()
     """Parts of the network that start from random weights even if `init`, a checkpoint, has them."""
     freeze_epochs: Natural = 0
-    """First epochs in which the ViT stays as it is, and all else learns to use it."""
+    """First epochs in which the parts of `frozen` stay as they are, and all else learns to use them."""
+    frozen: tuple[Literal["backbone", "clicks", "fusions"], ...] = ("backbone",)
+    """Parts to freeze: the ViT, the embedding of clicks and previous mask, the fusion modules.
+
+    All three leave the tokens as they were: for `model.click_context`, which tells the head of the clicks.
+    """
     epochs: Count = 230
     """Passes of `samples_per_epoch` samples each."""
     samples_per_epoch: Count = 30_000

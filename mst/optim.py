@@ -1,6 +1,8 @@
 """AdamW over groups of parameters, the learning rate over time, and the running average of weights."""
 
 import math
+from collections.abc import Collection
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,10 @@ from mst.config import OptimConfig
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Make AdamW with a group for each pair of learning rate and weight decay.
 
-    The ViT, the embedding of clicks and previous mask, and all else (neck, head, fusion) have learning rates
-    of their own; that of the ViT falls by `layer_decay` from block to block towards its input (BEiT). Vectors
-    and positions have no weight decay. Each group keeps its factor on the schedule as `lr_scale`.
+    The ViT, the embedding of clicks and previous mask, the fusion modules, and the rest (neck and head) have
+    learning rates of their own; that of the ViT falls by `layer_decay` from block to block towards its input
+    (BEiT). Vectors and positions have no weight decay. Each group keeps its factor on the schedule as
+    `lr_scale`.
     """
     depth = max((_block(name) for name, _ in model.named_parameters()), default=0)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -30,11 +33,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     )
 
 
-def freeze_backbone(model: nn.Module, frozen: bool) -> None:
-    """Keep the ViT, its embeddings of image and positions included, from learning; or let it learn again."""
+def freeze(model: nn.Module, parts: Collection[str]) -> None:
+    """Keep some parts of a network (`train.frozen`) from learning, and let all others learn."""
     for name, parameter in model.named_parameters():
-        if _is_backbone(name):
-            parameter.requires_grad_(not frozen)
+        parameter.requires_grad_(_part(name) not in parts)
 
 
 def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:
@@ -68,9 +70,12 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, s
 
 
 def _lr_scale(name: str, depth: int, config: OptimConfig) -> float:
-    if name.startswith("patch_embed.coords."):
+    part = _part(name)
+    if part == "clicks":
         return config.click_lr_scale
-    if not _is_backbone(name):
+    if part == "fusions":
+        return config.fusion_lr_scale
+    if part == "head":
         return 1.0
     layers_above = 0 if name.startswith("norm.") else depth - _block(name)
     return config.backbone_lr_scale * config.layer_decay**layers_above
@@ -81,5 +86,12 @@ def _block(name: str) -> int:
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 0
 
 
-def _is_backbone(name: str) -> bool:
-    return name.startswith(("blocks.", "patch_embed.proj.", "pos_embed.", "norm."))
+def _part(name: str) -> Literal["backbone", "clicks", "fusions", "head"]:
+    """What of the network a parameter is part of; the head is all that makes masks of tokens."""
+    if name.startswith("patch_embed.coords."):
+        return "clicks"
+    if name.startswith("fusions."):
+        return "fusions"
+    if name.startswith(("blocks.", "patch_embed.proj.", "pos_embed.", "norm.")):
+        return "backbone"
+    return "head"

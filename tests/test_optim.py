@@ -3,7 +3,7 @@ import torch
 
 from mst.config import OptimConfig
 from mst.model import MST
-from mst.optim import build_optimizer, freeze_backbone, learning_rate, set_learning_rate, update_average
+from mst.optim import build_optimizer, freeze, learning_rate, set_learning_rate, update_average
 from tests.conftest import TINY_MODEL
 
 
@@ -84,7 +84,7 @@ def test_a_frozen_backbone_stays_as_it_is_and_learns_later():
     moved = {}
     for frozen in (True, False):
         before = {name: each.detach().clone() for name, each in model.named_parameters()}
-        freeze_backbone(model, frozen)
+        freeze(model, ("backbone",) if frozen else ())
         optimizer.zero_grad()
         model(*inputs).logits.square().sum().backward()
         optimizer.step()
@@ -98,3 +98,10 @@ def test_a_frozen_backbone_stays_as_it_is_and_learns_later():
     assert not backbone & moved[True]
     assert {"patch_embed.coords.weight", "head.conv_seg.weight", "neck.down_16.0.weight"} <= moved[True]
     assert backbone <= moved[False]
+
+
+def test_frozen_tokens_leave_the_head_to_learn():
+    model = MST(TINY_MODEL)
+    freeze(model, ("backbone", "clicks", "fusions"))
+    learning = {name.partition(".")[0] for name, each in model.named_parameters() if each.requires_grad}
+    assert learning == {"neck", "head"}

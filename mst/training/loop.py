@@ -27,7 +27,7 @@ from mst.data.training_set import Batch, TrainingSet
 from mst.evaluation import ObjectRecord, Summary, evaluate, summarize
 from mst.losses import total_loss
 from mst.model import MST
-from mst.optim import build_optimizer, freeze_backbone, learning_rate, set_learning_rate, update_average
+from mst.optim import build_optimizer, freeze, learning_rate, set_learning_rate, update_average
 from mst.predictor import Predictor
 
 
@@ -137,7 +137,7 @@ def fit(
         loader = DataLoader(
             training_set, batch_sampler=batches, num_workers=config.data.loader_workers, pin_memory=False
         )
-        freeze_backbone(state.model, frozen=state.epoch < config.train.freeze_epochs)
+        freeze(state.model, config.train.frozen if state.epoch < config.train.freeze_epochs else ())
         # Wrapped anew in each epoch, since the wrapper notes once which parameters learn.
         network = DistributedDataParallel(state.model) if shard.world_size > 1 else state.model
         state.model.train()

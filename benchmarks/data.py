@@ -37,8 +37,8 @@ from benchmarks.plain_loader import PlainLoader, PlainRecord, plain_next_click
 from mst.clicks import Click, Mask, next_click
 from mst.config import Config
 from mst.data.annotations import ImageRecord
+from mst.data.cache import FileCache
 from mst.data.encode import annotate
-from mst.data.files import FileCache
 from mst.data.index import Index, relative_to, to_batch, write_index
 from mst.data.sampler import SampleKey
 from mst.data.scenes import draw_scene, shipped_photos

@@ -24,7 +24,7 @@ from upath import UPath
 
 from mst.checkpoint import initialize, load_training_state, read_config, save_checkpoint
 from mst.config import Config, differences, from_dict, override
-from mst.data.files import reader
+from mst.data.cache import reader
 from mst.data.sampler import Shard
 from mst.data.sources import check_sources, read_records, read_samples
 from mst.data.training_set import TrainingSet

@@ -4,8 +4,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from upath import UPath
 from mst.checkpoint import save_checkpoint
 from mst.clicks import Mask
 from mst.config import Config, ModelConfig, flatten, override
+from mst.data import files
 from mst.data.images import RGB
 from mst.data.synthetic import write_data_set
 from mst.model import MST
@@ -42,7 +44,7 @@ TINY_MODEL = ModelConfig(
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of synthetic scenes."""
     folder = tmp_path_factory.mktemp("scenes")
-    write_data_set(folder, (12, 4, 4), processes=2)
+    write_data_set(folder, (NUMBER, 4, 4), processes=2)
     return folder
 
 
@@ -86,6 +88,15 @@ def random_mask(rng: np.random.Generator, height: int = 40, width: int = 50) -> 
         top, left = rng.integers(height), rng.integers(width)
         mask[top : top + rng.integers(1, height), left : left + rng.integers(1, width)] ^= True
     return mask
+
+
+NUMBER = 12
+"""Training images of the scenes."""
+
+
+def images(root: UPath) -> list[UPath]:
+    """The training images of scenes."""
+    return [root / "train" / f"{number:012d}.jpg" for number in range(NUMBER)]
 
 
 @pytest.fixture(scope="session")
@@ -161,6 +172,10 @@ def png(image: RGB) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
+Away = Callable[[str, float], None]
+"""Takes a store away for some seconds: "killed", or "stalled"."""
+
+
 class Server:
     """A process of its own that serves at `url`, and can be taken away and brought back at the same place."""
 
@@ -230,3 +245,59 @@ def s3() -> Iterator[S3]:
             patch.setenv(name, value)
         yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def door(s3: S3) -> Iterator[Server]:
+    """Forwards to S3, so that it can be shut and keep what it holds."""
+    port = free_port()
+    door = Server(Path(__file__).with_name("door.py"), port, s3.port, port=port)
+    yield door
+    door.kill()
+
+
+@pytest.fixture(scope="session")
+def uploaded(s3: S3, scenes: Path) -> UPath:
+    """The scenes in S3."""
+    return s3.upload(scenes)
+
+
+@pytest.fixture
+def remote(uploaded: UPath, door: Server) -> Iterator[UPath]:
+    """The scenes behind the door, which is open again after each test."""
+    yield UPath(uploaded, endpoint_url=door.url)
+    door.kill()
+    door.start()
+
+
+@pytest.fixture
+def away(remote: UPath, door: Server) -> Iterator[Away]:
+    """Takes the store away; it comes back by itself, before the test is over at the latest."""
+    outages, over = [], threading.Event()
+
+    def run(kind: str, seconds: float, gone: threading.Event) -> None:
+        if kind == "stalled":
+            with door.stalled():
+                gone.set()
+                over.wait(seconds)
+        else:
+            door.kill()
+            gone.set()
+            over.wait(seconds)
+            door.start()
+
+    def start(kind: str, seconds: float) -> None:
+        gone = threading.Event()
+        outages.append(threading.Thread(target=run, args=(kind, seconds, gone)))
+        outages[-1].start()
+        gone.wait()
+
+    yield start
+    over.set()
+    for each in outages:
+        each.join()
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch, silence: float = 0.5) -> None:
+    """Take a store that says nothing for so long for a failing one."""
+    monkeypatch.setitem(files._CLIENTS["s3"]["config_kwargs"], "read_timeout", silence)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 import torch
 
 from benchmarks.harness import Row, report, row
-from benchmarks.model import BASELINE, MULTI_SCALE, Inputs, build, gmac, inference, inputs, train_step
+from benchmarks.model import BASELINE, MULTI_SCALE, Inputs, build, inference, inputs, train_step
+from mst.model.flops import forward_flops, peak_flops
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
 ROUNDS = 20
 
 
@@ -30,12 +30,6 @@ def seconds_per_call(call: Callable[[], object], rounds: int = ROUNDS) -> float:
         call()
     torch.cuda.synchronize()
     return (time.perf_counter() - start) / rounds
-
-
-def peak_flops() -> float:
-    """Peak of this card, in FLOP/s; NaN for one that is not in the table."""
-    name = torch.cuda.get_device_name()
-    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), float("nan"))
 
 
 def on_gpu(batch: int) -> Inputs:
@@ -58,11 +52,10 @@ def waits_for_nothing(call: Callable[[], object]) -> bool:
 
 def rows(size: str, batch: int) -> Iterator[Row]:
     """All figures of one size."""
-    peak = peak_flops()
+    peak = peak_flops(torch.cuda.get_device_name()) or float("nan")
     for name, patches in ((f"baseline_{size}", BASELINE), (f"mst_{size}", MULTI_SCALE)):
-        model = build(patches, size)
-        flops = 2e9 * gmac(model, inputs(1))
-        model = model.cuda()
+        model = build(patches, size).cuda()
+        flops = forward_flops(model)
         click, many = (inference(model, on_gpu(number), "bf16", "compiled") for number in (1, batch))
         yield row(f"{name}_gpu_click", 1000 * seconds_per_call(click), "ms")
         rate = batch / seconds_per_call(many)

@@ -34,6 +34,7 @@ def save_checkpoint(
     *,
     training_state: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
+    progress: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint.
 
@@ -43,6 +44,7 @@ def save_checkpoint(
         config: of the experiment.
         training_state: tensors, numbers, strings and containers of them.
         metrics: kept in the manifest.
+        progress: how far the training is; kept there too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -52,7 +54,11 @@ def save_checkpoint(
     if training_state is not None:
         torch.save(dict(training_state), folder / STATE)
         names.append(STATE)
-    manifest = {"sha256": {name: _sha256(folder / name) for name in names}, "metrics": dict(metrics or {})}
+    manifest = {
+        "sha256": {name: _sha256(folder / name) for name in names},
+        "metrics": dict(metrics or {}),
+        "progress": dict(progress or {}),
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 

@@ -141,23 +141,6 @@ def sample_clicks(
     return clicks
 
 
-def training_click(prediction: Mask, truth: Mask, rng: np.random.Generator) -> Click | None:
-    """Draw a click on the larger error, among the pixels well inside it (RITM, section 3.2).
-
-    Returns:
-        A click whose distance to the error's border exceeds half the largest such distance; None where
-        the prediction is right everywhere.
-    """
-    missed, wrong = (_Depths.of(error) for error in (truth & ~prediction, prediction & ~truth))
-    is_positive = missed.deepest > wrong.deepest
-    depths = missed if is_positive else wrong
-    if not depths.deepest:
-        return None
-    inside = depths.squared > depths.deepest / 4  # squared distances: a quarter is half
-    (click,) = _draw(inside, 1, is_positive, rng)
-    return Click(click.row + depths.top, click.col + depths.left, is_positive)
-
-
 def next_click(
     prediction: Mask, truth: Mask, void: Mask | None = None, clicked: Sequence[Click] = ()
 ) -> Click | None:
@@ -186,23 +169,6 @@ def next_click(
     is_positive = best_missed.squared > best_wrong.squared
     best = best_missed if is_positive else best_wrong
     return Click(best.row, best.col, is_positive) if best.squared else None
-
-
-class _Depths(NamedTuple):
-    """Squared distances of a region's pixels to its border, in the region's bounding box."""
-
-    squared: NDArray[np.float32]
-    top: int
-    left: int
-    deepest: float
-
-    @classmethod
-    def of(cls, region: Mask) -> "_Depths":
-        """Compute them; all that lies outside the box is outside the region, so that the box is enough."""
-        left, top, width, height = cv2.boundingRect(region.astype(np.uint8))
-        box = region[top : top + height, left : left + width]
-        squared = _squared_distance(np.pad(box, 1).view(np.uint8))[1:-1, 1:-1]
-        return cls(squared, top, left, float(squared.max(initial=0)))
 
 
 class _Deepest(NamedTuple):

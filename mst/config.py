@@ -242,18 +242,28 @@ class TrainConfig(Settings):
     """
     log_every: Count = 20
     """Steps between two points of the logged curves."""
+    checkpoint_every: Natural = 0
+    """Steps between two checkpoints, beside those of validations; 0 for these alone."""
     validate_every: Count = 1
     """Epochs between two validations, each with a checkpoint; the last epoch always has one."""
+    patience: Natural = 0
+    """Validations without a better one after which training stops; 0 for never."""
     val_objects: Count = 200
     """Most objects of a validation, spread evenly over the validation set."""
     val_clicks: Count = 20
     """Clicks that a validation gives each object at most."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of forward and backward (autocast); weights, optimizer and losses stay fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of forward and backward (autocast); weights, optimizer and losses stay fp32. fp16 scales the loss."""
+    recompute: bool = False
+    """Whether backward computes the blocks' activations again, rather than that memory keeps them."""
+    compile: bool = False
+    """Whether torch.compile makes the network faster; the first steps take minutes."""
+    max_bad_steps: Count = 20
+    """Steps in a row without a finite loss and gradient, after which training stops; they change nothing."""
     choose_by: Literal["noc90", "noc85", "iou"] = "noc90"
     """What makes a checkpoint the best: fewest clicks to an IoU, or the highest mean IoU over the clicks."""
     keep: Count = 3
-    """Checkpoints kept on disk: the newest, and the best by validation."""
+    """Newest checkpoints that are kept; so is the best by validation."""
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
@@ -266,6 +276,16 @@ class TrainConfig(Settings):
                 f"batch_size {self.batch_size} is no multiple of micro_batches {self.micro_batches}"
             )
         return self
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        return self.samples_per_epoch // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.epochs * self.steps_per_epoch
 
 
 class EvalConfig(Settings):

@@ -7,6 +7,7 @@ MSTError
 |       `-- ImageTooLargeError
 |-- ClickError       a list of clicks that no mask can be predicted from
 |-- CheckpointError  a checkpoint is damaged, or made for another architecture
+|-- TrainingError    a training cannot go on
 `-- ServerError      a server refused a request, or could not be reached
 """
 
@@ -41,6 +42,10 @@ class ClickError(MSTError, ValueError):
 
 class CheckpointError(MSTError, ValueError):
     """A checkpoint is damaged, incomplete, or made for another architecture."""
+
+
+class TrainingError(MSTError):
+    """A training cannot go on: its loss is no number any more, or its memory is too small."""
 
 
 class ServerError(MSTError):

@@ -1,14 +1,68 @@
-"""Connect to a Ray cluster, or start one on this machine."""
+"""Connect to a Ray cluster, or start one on this machine; what a training takes of it."""
 
 import logging
 import os
 import socket
+from dataclasses import dataclass
 
 import ray
+from ray._private.state import state
 from ray.util import get_node_ip_address
+
+from mst.errors import ConfigError
 
 _ADDRESS = "RAY_ADDRESS"
 _GCS_PORT = "RAY_GCS_SERVER_PORT"
+
+
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_NODE_START_SECONDS = "1800"  # until a cloud's GPU machine is up and set up
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a training runs on."""
+
+    num_workers: int = 1
+    cpus_per_worker: int = 1
+    use_gpu: bool = False
+    max_failures: int = 3
+    """Failures of workers, after each of which the run goes on from its last checkpoint."""
+    min_workers: int | None = None
+    """Workers to go on with where nodes are lost, until others come; None for no fewer than `num_workers`."""
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which there is no training."""
+        return self.min_workers or self.num_workers
+
+    def per_worker(self) -> dict[str, int]:
+        """Return what a worker takes of a cluster, by Ray's names."""
+        return {"CPU": self.cpus_per_worker, "GPU": int(self.use_gpu)}
+
+    def wanted(self) -> dict[str, int]:
+        """Return what all workers take, at the most."""
+        return {kind: number * self.num_workers for kind, number in self.per_worker().items()}
+
+
+def check_resources(resources: Resources) -> None:
+    """Refuse a training that would wait for ever.
+
+    A cluster that grows counts as large as it may become; Ray Train is then told to wait for nodes to start.
+
+    Raises:
+        ConfigError: the cluster can never hold the fewest workers.
+    """
+    if resources.fewest > resources.num_workers:
+        raise ConfigError(f"min-workers {resources.fewest} are more than num-workers {resources.num_workers}")
+    there, most = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
+    for kind, each in resources.per_worker().items():
+        wanted, now = each * resources.fewest, there.get(kind, 0)
+        if wanted > max(now, most.get(kind, 0)):
+            grows = f", and can grow to {most[kind]}" if most.get(kind, 0) > now else ""
+            raise ConfigError(f"the workers need {wanted} {kind}s, the cluster has {now:.0f}{grows}")
+        if wanted > now:
+            os.environ.setdefault(_START_TIMEOUT, _NODE_START_SECONDS)
 
 
 def connect(num_cpus: int | None = None) -> None:

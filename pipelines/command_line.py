@@ -1,12 +1,10 @@
-"""Command lines whose options are the settings of an experiment."""
+"""Command lines that take an experiment: a recipe, and settings that change it."""
 
 import argparse
-import difflib
-import sys
-from collections.abc import Callable, Sequence
 
-from mst.config import Config, flatten, leaves, override, unknown_setting
-from mst.errors import ConfigError, MSTError
+from mst.command_line import add_options, given
+from mst.config import Config, override
+from mst.errors import ConfigError
 from pipelines.recipes import RECIPES
 
 
@@ -14,11 +12,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add `--recipe`, and an option for each setting, to a parser."""
     recipes = "; ".join(f"{name}: {(build.__doc__ or '').splitlines()[0]}" for name, build in RECIPES.items())
     parser.add_argument("--recipe", required=True, metavar="NAME", help=recipes)
-    settings = parser.add_argument_group("settings", "change the recipe's; the defaults are the paper's")
-    for name, leaf in leaves(Config()):
-        # A percent sign would be a format of argparse's own.
-        text = f"{leaf.description} (default {leaf.default})".replace("%", "%%")
-        settings.add_argument(f"--{name}", default=None, metavar="VALUE", help=text)
+    add_options(parser)
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
@@ -29,46 +23,4 @@ def config_of(arguments: argparse.Namespace) -> Config:
     """
     if arguments.recipe not in RECIPES:
         raise ConfigError(f"unknown recipe '{arguments.recipe}'; known are {', '.join(RECIPES)}")
-    given = {
-        name: getattr(arguments, name) for name in flatten(Config()) if getattr(arguments, name) is not None
-    }
-    return override(RECIPES[arguments.recipe](), given)
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line; an unknown option is named together with the nearest one.
-
-    Raises:
-        ConfigError: an option is unknown.
-    """
-    arguments, rest = parser.parse_known_args(argv)
-    if not rest:
-        return arguments
-    name = rest[0].partition("=")[0]
-    known = sorted(parser._option_string_actions)  # argparse tells no other way
-    if not name.startswith("--"):
-        raise ConfigError(f"unexpected argument '{name}'")
-    settings = [each.removeprefix("--") for each in known if "." in each]
-    if "." in name and settings:
-        raise ConfigError(unknown_setting(name.removeprefix("--"), settings))
-    near = difflib.get_close_matches(name, known, n=1)
-    raise ConfigError(
-        f"unknown option '{name}'; " + (f"did you mean '{near[0]}'?" if near else "--help lists all")
-    )
-
-
-def count(text: str) -> int:
-    """Read an option's value that is a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of at least 1")
-    return int(text)
-
-
-def run(main: Callable[[], None]) -> None:
-    """Call a command's main; an error of ours is one line on the terminal, not a traceback."""
-    try:
-        main()
-    except MSTError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    return override(RECIPES[arguments.recipe](), given(arguments))

@@ -17,10 +17,10 @@ from rich.table import Table
 from upath import UPath
 
 from mst.checkpoint import load_model
+from mst.command_line import count, parse, run
 from mst.data.sources import read_samples
 from mst.evaluation import ObjectRecord, Summary, evaluate, summarize
 from mst.predictor import Predictor
-from pipelines.command_line import count, parse, run
 from pipelines.tracking import fetch_checkpoint, tracking_uri
 
 

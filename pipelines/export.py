@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from mst.checkpoint import load_model
+from mst.command_line import count, parse, run
 from mst.export import export_onnx
-from pipelines.command_line import count, parse, run
 from pipelines.tracking import fetch_checkpoint, tracking_uri
 
 

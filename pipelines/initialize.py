@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from mst.checkpoint import save_checkpoint
+from mst.command_line import parse, run
 from mst.errors import ConfigError
 from mst.training import new_state
-from pipelines.command_line import add_settings, config_of, parse, run
+from pipelines.command_line import add_settings, config_of
 from pipelines.storage import absolute, absolute_paths
 
 

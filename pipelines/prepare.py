@@ -33,6 +33,7 @@ from torch.utils.data import default_collate
 from upath import UPath
 
 from mst.checkpoint import load_model
+from mst.command_line import count, parse, run
 from mst.config import Config
 from mst.data.annotations import ImageRecord
 from mst.data.check import Checked, Problem, check_names, check_record
@@ -47,7 +48,6 @@ from mst.model import MST
 from mst.report import contact_sheet, draw_sizes, object_sizes
 from mst.training import simulate_clicks
 from pipelines.cluster import connect
-from pipelines.command_line import count, parse, run
 from pipelines.storage import PROJECT
 
 _IMAGES_PER_TASK = 256

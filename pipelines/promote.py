@@ -4,37 +4,39 @@ python pipelines/promote.py --run runs/demo
 """
 
 import argparse
-from pathlib import Path
 
-from mst.checkpoint import read_config, verify
+from upath import UPath
+
+from mst.checkpoint import read_config
+from mst.command_line import parse, run
 from mst.errors import CheckpointError
-from pipelines.command_line import parse, run
-from pipelines.storage import absolute, best_checkpoint
+from mst.training.checkpoints import Saved, best, opened
+from pipelines.storage import run_folder
 from pipelines.tracking import (
     REGISTERED_MODEL,
     champion_version,
-    find_run,
     register_champion,
+    run_of,
     tracking_uri,
 )
 
 
-def promote(uri: str, folder: Path) -> str:
-    """Register the best checkpoint of a run, on a tracking server, and return the model's version.
+def promote(uri: str, folder: UPath) -> tuple[str, Saved]:
+    """Register a run's best checkpoint on a tracking server; return the model's version, and which it is.
 
     Raises:
         CheckpointError: no whole checkpoint in the folder, or MLflow has no run of it.
     """
-    checkpoint = best_checkpoint(folder)
-    tracked = find_run(uri, folder)
+    checkpoint = best(folder)
+    tracked = run_of(uri, folder, checkpoint)
     if tracked is None:
         raise CheckpointError(
             f"{folder}: no run of this folder in MLflow; was it trained with another server?"
         )
-    metrics = verify(checkpoint)["metrics"]
-    figures = {name: f"{metrics[name]:.4f}" for name in ("val_noc85", "val_noc90", "val_iou")}
-    tags = {"run": folder.name, "size": read_config(checkpoint).model.size, **figures}
-    return register_champion(checkpoint, tracked, tags)
+    figures = {name: f"{checkpoint.metrics[name]:.4f}" for name in ("val_noc85", "val_noc90", "val_iou")}
+    with opened(checkpoint.path) as files:
+        tags = {"run": folder.name, "size": read_config(files).model.size, **figures}
+    return register_champion(checkpoint.path, tracked, tags), checkpoint
 
 
 def main() -> None:
@@ -42,12 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Register a run's best checkpoint.", allow_abbrev=False)
     parser.add_argument("--run", required=True, help="folder of the run, as in runs/NAME")
     arguments = parse(parser, None)
-    folder = Path(absolute(arguments.run))
+    storage, _, name = arguments.run.rstrip("/").rpartition("/")
     uri = tracking_uri()
     before = champion_version(uri)
-    version = promote(uri, folder)
+    version, checkpoint = promote(uri, run_folder(storage or ".", name))
     print(
-        f"models:/{REGISTERED_MODEL}@champion is now version {version}, from {best_checkpoint(folder)}"
+        f"models:/{REGISTERED_MODEL}@champion is now version {version}, from {checkpoint.path}"
         + (f"; it was version {before}" if before else "")
     )
 

@@ -1,11 +1,12 @@
-"""Folders that outlive a process: where runs are stored, and what is in them."""
+"""Paths that outlive a process: where runs are stored, and what they read."""
 
 import os
 from pathlib import Path
 
-from mst.checkpoint import verify
+from upath import UPath
+
 from mst.config import Config
-from mst.errors import CheckpointError, ConfigError
+from mst.errors import ConfigError
 from mst.model.weights import HUB
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -23,6 +24,15 @@ def absolute(path: str) -> str:
     if not Path(path).is_absolute():
         check_outlives_job(f"the path '{path}' is relative")
     return os.path.normpath(Path(path).absolute())
+
+
+def run_folder(storage: str, name: str) -> UPath:
+    """Return the folder of a run: in a local or mounted folder, or in a store as `s3://bucket/runs`.
+
+    Raises:
+        ConfigError: as `absolute`.
+    """
+    return UPath(storage if "://" in storage else absolute(storage)) / name
 
 
 def check_outlives_job(what: str) -> None:
@@ -48,41 +58,3 @@ def absolute_paths(config: Config) -> Config:
         init = absolute(init)
     train = config.train.model_copy(update={"init": init})
     return config.model_copy(update={"data": data, "train": train})
-
-
-def newest_checkpoint(run_folder: Path) -> Path | None:
-    """Return the last whole checkpoint of a run; None for a run that has none."""
-    for folder in sorted(run_folder.glob("epoch_*"), reverse=True):
-        try:
-            verify(folder)
-        except CheckpointError:
-            continue  # the run ended while it was being written
-        return folder
-    return None
-
-
-def best_checkpoint(run_folder: Path) -> Path:
-    """Return the checkpoint of a run that scored best in validation.
-
-    Raises:
-        CheckpointError: the run has no whole checkpoint.
-    """
-    scores = {}
-    for folder in run_folder.glob("epoch_*"):
-        try:
-            scores[folder] = verify(folder)["metrics"]["val_score"]
-        except CheckpointError:
-            continue
-    if not scores:
-        raise CheckpointError(f"{run_folder}: no whole checkpoint in it")
-    return max(scores, key=lambda folder: (scores[folder], folder.name))
-
-
-def epochs_done(checkpoint: Path) -> int:
-    """Return how many epochs a run's checkpoint has behind it."""
-    return int(checkpoint.name.removeprefix("epoch_"))
-
-
-def checkpoint_name(epochs: int) -> str:
-    """Name the checkpoint folder after `epochs` epochs, so that names sort by age."""
-    return f"epoch_{epochs:05d}"

@@ -14,10 +14,14 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.time import get_current_time_millis
+from upath import UPath
 
 from mst.checkpoint import WEIGHTS, copy_for_use, verify
 from mst.config import Config, flatten
+from mst.data.images import RGB
 from mst.errors import CheckpointError
+from mst.training.checkpoints import Saved, opened
+from pipelines.provenance import provenance
 from pipelines.storage import PROJECT, absolute, check_outlives_job
 
 EXPERIMENT = "mst"
@@ -26,7 +30,7 @@ CHAMPION = "champion"
 
 _RUN_FOLDER = "mst.run_folder"  # tag by which a restarted training finds its run again
 _CHECKPOINTS = "checkpoints"
-_MAX_PARAM_LENGTH = 6000
+_MAX_PARAM_LENGTH, _MAX_TAG_LENGTH = 6000, 5000
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -44,18 +48,41 @@ class TrackedRun(NamedTuple):
         points = [Metric(name, value, now, step) for name, value in metrics.items()]
         self.client().log_batch(self.run_id, metrics=points)
 
-    def log_checkpoint(self, folder: Path) -> str:
+    def log_checkpoint(self, checkpoint: UPath) -> str:
         """Keep a checkpoint with the run, ready for use, and return its address."""
-        path = f"{_CHECKPOINTS}/{folder.name}"
+        path = f"{_CHECKPOINTS}/{checkpoint.name}"
         if not self.client().list_artifacts(self.run_id, path):
-            with tempfile.TemporaryDirectory() as copied:
+            with opened(checkpoint) as folder, tempfile.TemporaryDirectory() as copied:
                 copy_for_use(folder, Path(copied))
                 self.client().log_artifacts(self.run_id, copied, path)
         return f"runs:/{self.run_id}/{path}"
 
-    def note_changes(self, epoch: int, changes: Sequence[str]) -> None:
-        """Say with which other settings the run goes on; its parameters are those that it began with."""
-        self.client().set_tag(self.run_id, f"settings_after_epoch_{epoch}", "; ".join(changes))
+    def log_picture(self, picture: RGB, name: str, step: int) -> None:
+        """Add a picture to the ones of this name, which the UI shows by step."""
+        self.client().log_image(self.run_id, picture, key=name, step=step)
+
+    def go_on(self, config: Config, step: int, changed: Sequence[str]) -> None:
+        """Go on with the run, and say what else it goes on with than it began with.
+
+        Args:
+            config: of the experiment.
+            step: that the training goes on from.
+            changed: a line for each setting that is another now.
+        """
+        client = self.client()
+        client.update_run(self.run_id, status="RUNNING")
+        began = client.get_run(self.run_id).data.tags
+        made_from = [
+            f"{name}: {began.get(name)} -> {value}"
+            for name, value in provenance(config).items()
+            if began.get(name) != value
+        ]
+        if text := "; ".join([*changed, *made_from]):
+            client.set_tag(self.run_id, f"changed_after_step_{step}", text[:_MAX_TAG_LENGTH])
+
+    def is_finished(self) -> bool:
+        """Whether the run ended well."""
+        return bool(self.client().get_run(self.run_id).info.status == "FINISHED")
 
     def finish(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
@@ -81,44 +108,51 @@ def tracking_uri() -> str:
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
-def open_run(
-    uri: str, folder: Path, config: Config, *, resume: bool = False, parent: str | None = None
-) -> TrackedRun:
-    """Start the run of a training, or go on with it.
+def open_run(uri: str, folder: UPath, config: Config, *, parent: str | None = None) -> TrackedRun:
+    """Start the run of a training or of a sweep.
 
     Args:
         uri: of the tracking server.
-        folder: where the training stores its checkpoints; its name is the run's.
-        config: logged as parameters.
-        resume: whether the training goes on, and so does its run, if there is one.
+        folder: where checkpoints are stored; its name is the run's.
+        config: logged as parameters, and what the experiment is made from as tags.
         parent: id of the run that this one is part of.
     """
-    if found := find_run(uri, folder):
-        if resume:
-            found.client().update_run(found.run_id, status="RUNNING")
-            return found
-        if not is_finished(uri, folder):
-            found.finish("KILLED")  # before its first checkpoint, or it would go on
+    found = find_run(uri, folder)
+    if found and not found.is_finished():
+        found.finish("KILLED")  # before its first checkpoint, or it would go on
     client = MlflowClient(uri, uri)
-    tags = {_RUN_FOLDER: str(folder)} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    tags = {_RUN_FOLDER: str(folder), **provenance(config)}
+    if parent:
+        tags[MLFLOW_PARENT_RUN_ID] = parent
     run = client.create_run(_experiment(client), run_name=folder.name, tags=tags)
     params = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in flatten(config).items()]
     client.log_batch(run.info.run_id, params=params)
     return TrackedRun(uri, run.info.run_id)
 
 
-def find_run(uri: str, folder: Path) -> TrackedRun | None:
+def run_of(uri: str, folder: UPath, saved: Saved) -> TrackedRun | None:
+    """Return the run of a training that has a checkpoint; None where the server knows of none."""
+    return _known(uri, saved.run_id) or find_run(uri, folder)
+
+
+def _known(uri: str, run_id: str | None) -> TrackedRun | None:
+    """The run of this id, if the server has it."""
+    if run_id is None:
+        return None
+    tracked = TrackedRun(uri, run_id)
+    try:
+        is_there = tracked.client().get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:
+        return None
+    return tracked if is_there else None
+
+
+def find_run(uri: str, folder: UPath) -> TrackedRun | None:
     """Return the last run of a training that is stored in `folder`; None where there is none."""
     client = MlflowClient(uri, uri)
     ours = f"tags.`{_RUN_FOLDER}` = '{folder}'"
     found = client.search_runs([_experiment(client)], ours, max_results=1, order_by=["start_time DESC"])
     return TrackedRun(uri, found[0].info.run_id) if found else None
-
-
-def is_finished(uri: str, folder: Path) -> bool:
-    """Whether the run of a training that is stored in `folder` ended well."""
-    found = find_run(uri, folder)
-    return found is not None and found.client().get_run(found.run_id).info.status == "FINISHED"
 
 
 def close_children(parent: TrackedRun, stopped: Collection[str]) -> None:
@@ -136,7 +170,7 @@ def close_children(parent: TrackedRun, stopped: Collection[str]) -> None:
             client.set_terminated(child.info.run_id, "KILLED" if child.info.run_name in stopped else "FAILED")
 
 
-def register_champion(checkpoint: Path, run: TrackedRun, tags: Mapping[str, str]) -> str:
+def register_champion(checkpoint: UPath, run: TrackedRun, tags: Mapping[str, str]) -> str:
     """Make a run's checkpoint a version of the registered model, with the alias `champion`.
 
     Args:
@@ -148,7 +182,8 @@ def register_champion(checkpoint: Path, run: TrackedRun, tags: Mapping[str, str]
         The version.
     """
     client = run.client()
-    digest = verify(checkpoint)["sha256"][WEIGHTS]
+    with opened(checkpoint) as folder:
+        digest = verify(folder)["sha256"][WEIGHTS]
     if not client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
         client.create_registered_model(REGISTERED_MODEL)
     version = client.create_model_version(

@@ -3,83 +3,59 @@
     python pipelines/train.py --recipe demo --num-workers 2
     ray job submit --working-dir . -- python pipelines/train.py --recipe real_small --storage /runs ...
 
-A run that is started again under the same name goes on from its last checkpoint.
+A run that is started again under the same name goes on from its last checkpoint, at the exact step.
 """
 
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
-import ray.train.torch
-import torch
 from ray.actor import ActorHandle
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from upath import UPath
 
-from mst.checkpoint import initialize, load_training_state, read_config, save_checkpoint
-from mst.config import Config, differences, from_dict, override
-from mst.data.cache import reader
-from mst.data.sampler import Shard
-from mst.data.sources import check_sources, read_records, read_samples
-from mst.data.training_set import TrainingSet
-from mst.errors import ConfigError, MSTError
+from mst.checkpoint import initialize
+from mst.command_line import count, parse, run
+from mst.config import Config, override
+from mst.data.sources import check_sources
+from mst.errors import CheckpointError, ConfigError, ImageError, MSTError, TrainingError
 from mst.model import MST
-from mst.training import EpochReport, StepReport, TrainingState, fit, new_state, validation_share
-from pipelines.cluster import connect
-from pipelines.command_line import add_settings, config_of, count, parse, run
-from pipelines.progress import Smoothed, post, shown
-from pipelines.storage import (
-    absolute,
-    absolute_paths,
-    best_checkpoint,
-    checkpoint_name,
-    epochs_done,
-    newest_checkpoint,
-)
-from pipelines.tracking import TrackedRun, is_finished, open_run, tracking_uri
+from mst.training.checkpoints import Saved, best
+from mst.training.resume import check_run
+from pipelines.cluster import Resources, check_resources, connect
+from pipelines.command_line import add_settings, config_of
+from pipelines.progress import shown
+from pipelines.storage import absolute_paths, run_folder
+from pipelines.tracking import TrackedRun, open_run, run_of, tracking_uri
+from pipelines.worker import train_worker
 
+_LASTING = (ConfigError, CheckpointError, ImageError, TrainingError)
+"""Errors that another try would meet again; a `DataError` may come of a store that was away."""
 
-@dataclass(frozen=True)
-class Resources:
-    """What a training runs on."""
-
-    num_workers: int = 1
-    cpus_per_worker: int = 1
-    use_gpu: bool = False
-    max_failures: int = 3
-    """Failures of workers, after each of which the run goes on from its last checkpoint."""
-
-    def wanted(self) -> dict[str, int]:
-        """Return what all workers take of a cluster, by Ray's names."""
-        return {
-            "CPU": self.num_workers * self.cpus_per_worker,
-            "GPU": self.num_workers * int(self.use_gpu),
-        }
+_FROM_RAY = "ray-"  # Ray Train keeps files of its own, which nothing depends on
 
 
 @dataclass(frozen=True)
 class Trained:
     """What a training left behind."""
 
-    checkpoint: Path
+    checkpoint: UPath
     """The best by validation."""
     run: TrackedRun
 
 
 def train_driver(
     config: Config,
-    folder: Path,
+    folder: UPath,
     resources: Resources,
     *,
     uri: str,
     board: ActorHandle | None = None,
-    callbacks: list[Any] | None = None,
+    callbacks: Sequence[UserCallback] = (),
     parent: str | None = None,
     allow_change: bool = False,
 ) -> Trained:
@@ -98,71 +74,43 @@ def train_driver(
         allow_change: whether a run may go on with other settings than it began with.
 
     Raises:
-        ConfigError, DataError, CheckpointError: as `check_run` says, or the run is finished.
+        ConfigError, DataError, CheckpointError: as `check_request` says, or the run is finished.
         MSTError: whatever stopped a worker, if it is an error of this library.
         ray.train.TrainingFailedError: any other failure of the workers.
     """
-    check_run(config, folder, resources, allow_change=allow_change)
-    newest = newest_checkpoint(folder)
-    all_trained = newest is not None and epochs_done(newest) >= config.train.epochs
-    if all_trained and is_finished(uri, folder):
-        raise ConfigError(
-            f"run '{folder.name}' is finished: {newest} has all {config.train.epochs} epochs; "
-            "give this one another --name"
-        )
-    tracked = open_run(uri, folder, config, resume=newest is not None, parent=parent)
-    if newest and (changed := differences(read_config(newest), config)):
-        tracked.note_changes(epochs_done(newest), changed)
+    config = shared_by(config, resources)
+    found, changed = check_request(config, folder, resources, allow_change=allow_change)
+    is_trained = found is not None and found.is_finished and not changed
+    tracked = run_of(uri, folder, found) if found else None
+    if found and is_trained and tracked and tracked.is_finished():
+        raise ConfigError(f"run '{folder.name}' is finished: {found.path}; give this one another --name")
+    if found and tracked:
+        tracked.go_on(config, found.step, changed)
+    else:
+        tracked = open_run(uri, folder, config, parent=parent)
     try:
-        if not all_trained:
-            _trainer(config, folder, resources, tracked, board, callbacks).fit()
-        best = best_checkpoint(folder)
-        tracked.log_checkpoint(best)
+        if not is_trained:
+            _fit(config, folder, resources, tracked, board, callbacks)
+        checkpoint = best(folder).path
+        tracked.log_checkpoint(checkpoint)
     except BaseException as error:
         if parent is None:  # to a trial, being stopped looks like a failure: its sweep knows which it was
             tracked.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         raise _cause(error) from error
     tracked.finish("FINISHED")
-    return Trained(best, tracked)
+    return Trained(checkpoint, tracked)
 
 
-def _trainer(
-    config: Config,
-    folder: Path,
-    resources: Resources,
-    tracked: TrackedRun,
-    board: ActorHandle | None,
-    callbacks: list[Any] | None,
-) -> TorchTrainer:
-    return TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "run": tuple(tracked),
-            "threads": resources.cpus_per_worker,
-            "board": board,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=resources.num_workers,
-            use_gpu=resources.use_gpu,
-            resources_per_worker={"CPU": resources.cpus_per_worker, "GPU": int(resources.use_gpu)},
-        ),
-        run_config=RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            failure_config=FailureConfig(
-                max_failures=resources.max_failures,
-                controller_failure_limit=resources.max_failures,  # type: ignore[call-arg]  # mypy sees Train V1's class
-            ),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=config.train.keep, checkpoint_score_attribute="val_score"
-            ),
-            callbacks=callbacks,
-        ),
-    )
+def shared_by(config: Config, resources: Resources) -> Config:
+    """Return a config whose batches are cut for all workers, where there may be fewer of them at times."""
+    if resources.min_workers is None or config.train.micro_batches:
+        return config
+    return override(config, {"train.micro_batches": resources.num_workers})
 
 
-def check_run(config: Config, folder: Path, resources: Resources, *, allow_change: bool = False) -> None:
+def check_request(
+    config: Config, folder: UPath, resources: Resources, *, allow_change: bool = False
+) -> tuple[Saved | None, list[str]]:
     """Refuse a request that cannot be trained, before any worker starts.
 
     Args:
@@ -171,11 +119,14 @@ def check_run(config: Config, folder: Path, resources: Resources, *, allow_chang
         resources: that are asked for.
         allow_change: whether a run may go on with other settings than it began with, the network's excepted.
 
+    Returns:
+        As `mst.training.resume.check_run`.
+
     Raises:
         ConfigError: batches that the workers cannot share, more workers than the cluster can hold, or a
             folder with a run of other settings.
-        DataError: a folder or file of the data does not exist.
-        CheckpointError: nor do the weights to start from, or they do not fit.
+        DataError: a folder or file of the data does not exist, or that of the run cannot be written.
+        CheckpointError: the weights to start from do not exist, or do not fit.
     """
     check_sources((*config.data.train, *config.data.val), UPath(config.data.root))
     parts = config.train.micro_batches or resources.num_workers
@@ -187,121 +138,83 @@ def check_run(config: Config, folder: Path, resources: Resources, *, allow_chang
         raise ConfigError(
             f"{resources.num_workers} workers cannot share train.micro_batches {parts}; give at least as many"
         )
-    there = ray.cluster_resources()
-    for kind, wanted in resources.wanted().items():
-        if wanted > there.get(kind, 0):
-            raise ConfigError(f"the workers need {wanted} {kind}s, the cluster has {there.get(kind, 0):.0f}")
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        if config.train.init:
-            initialize(MST(config.model), config.train.init, config.train.reset)
-    elif changed := differences(read_config(newest), config):
-        of_network = any(each.startswith("model.") for each in changed)
-        if of_network or not allow_change:
-            hint = "" if of_network else ", or go on with these by --allow-config-change"
-            raise ConfigError(
-                f"run '{folder.name}' was started with other settings ({'; '.join(changed)}); "
-                f"give this one another --name{hint}"
-            )
+    check_resources(resources)
+    found, changed = check_run(folder, config, allow_change=allow_change)
+    if found is None and config.train.init:
+        initialize(MST(config.model), config.train.init, config.train.reset)
+    return found, changed
 
 
-def train_worker(options: dict[str, Any]) -> None:
-    """Train this worker's share; Ray Train calls it on every worker, and again after a failure."""
-    torch.set_num_threads(options["threads"])
-    config = from_dict(options["config"])
-    context = ray.train.get_context()
-    shard = Shard(context.get_world_rank(), context.get_world_size())
-    leader = Leader(TrackedRun(*options["run"]), options["board"], config) if shard.rank == 0 else None
-    state, origin = _start(config)
-    root, fetch = UPath(config.data.root), reader(config.data.cache, config.data.cache_gb)
-    training_set = TrainingSet(read_records(config.data.train, root), config, fetch)
-    validation = read_samples(config.data.val, root, fetch)
-    for _ in validation_share(validation, config, shard):
-        pass  # a broken sample is to be found now, not when the first epoch is trained
-    if leader:
-        leader.note(f"{len(training_set)} images, {len(validation)} validation objects; weights: {origin}")
-    for report in fit(config, state, training_set, validation, shard):
-        if isinstance(report, EpochReport):
-            if leader:
-                leader.epoch(report)
-            save_and_report(report, state, config, shard)
-        elif leader:
-            leader.step(report)
+def _fit(
+    config: Config,
+    folder: UPath,
+    resources: Resources,
+    tracked: TrackedRun,
+    board: ActorHandle | None,
+    callbacks: Sequence[UserCallback],
+) -> None:
+    """Let Ray Train run the workers, as often as it takes.
+
+    The checkpoints are ours (`mst.training.checkpoints`): they count as soon as they are written, whether or
+    not Ray's controller lived to hear of them, and a damaged one costs the steps since the one before. Ray
+    Train sees none, and so writes no snapshot that could be damaged.
+    """
+    elastic = (resources.fewest, resources.num_workers)
+    with tempfile.TemporaryDirectory(prefix=_FROM_RAY) as scratch:
+        TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "run": str(folder),
+                "tracked": tuple(tracked),
+                "threads": resources.cpus_per_worker,
+                "board": board,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=resources.num_workers if resources.min_workers is None else elastic,  # type: ignore[arg-type]  # mypy sees Train V1's classes
+                use_gpu=resources.use_gpu,
+                resources_per_worker=resources.per_worker(),
+            ),
+            run_config=RunConfig(
+                name=folder.name,
+                storage_path=scratch,
+                failure_config=FailureConfig(
+                    max_failures=resources.max_failures,
+                    controller_failure_limit=resources.max_failures,  # type: ignore[call-arg]
+                ),
+                callbacks=[StopAtLastingErrors(), *callbacks],  # type: ignore[list-item]
+            ),
+        ).fit()
 
 
-def _start(config: Config) -> tuple[TrainingState, str]:
-    """Make this worker's state, new or from the run's last checkpoint, and a line that says which."""
-    device, checkpoint = ray.train.torch.get_device(), ray.train.get_checkpoint()
-    if checkpoint is None:
-        return new_state(config, device)
-    state, _ = new_state(override(config, {"train.init": None}), device)  # `init` may be gone by now
-    with checkpoint.as_directory() as saved:
-        state.load_state_dict(load_training_state(Path(saved)))
-    return state, f"resumed after epoch {state.epoch}"
+class StopAtLastingErrors(UserCallback):
+    """Ends a training at an error of ours at once, which Ray Train would try again `max_failures` times."""
 
-
-def save_and_report(report: EpochReport, state: TrainingState, config: Config, shard: Shard) -> None:
-    """Hand the checkpoint of an epoch to Ray Train; every worker must call this."""
-    if shard.rank:
-        ray.train.report(report.metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(
-            Path(folder), state.weights(), config, training_state=state.state_dict(), metrics=report.metrics
-        )
-        ray.train.report(
-            report.metrics,
-            checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_dir_name=checkpoint_name(state.epoch),
-        )
-
-
-class Leader:
-    """What the first worker tells the world: the progress board and MLflow."""
-
-    def __init__(self, run: TrackedRun, board: ActorHandle | None, config: Config) -> None:
-        self._run, self._board, self._config = run, board, config
-        self._smoothed = Smoothed()
-
-    def note(self, text: str) -> None:
-        """Show a line above the bar."""
-        if self._board:
-            self._board.note.remote(text)
-
-    def step(self, report: StepReport) -> None:
-        """Move the bar, and log the step if it is one of every `train.log_every`."""
-        smooth = self._smoothed.update(report.metrics)
-        if self._board:
-            post(self._board, report, smooth, self._config)
-        if report.step % self._config.train.log_every == 0:
-            self._run.log(report.metrics, report.step)
-
-    def epoch(self, report: EpochReport) -> None:
-        """Show and log a validation."""
-        steps = self._config.train.samples_per_epoch // self._config.train.batch_size
-        self._run.log(report.metrics, (report.epoch + 1) * steps - 1)
-        summary = report.summary
-        line = "  ".join(f"NoC@{target} {value:.2f}" for target, value in summary.noc.items())
-        skipped = report.metrics["skipped_samples"]
-        self.note(
-            f"epoch {report.epoch + 1}/{self._config.train.epochs}  IoU@1 {summary.iou[0]:.3f}  {line}"
-            + (
-                f"  {skipped:.0f} samples replaced: broken images, named in the workers' logs"
-                if skipped
-                else ""
-            )
-        )
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise the first such error of a worker, which ends the controller."""
+        for error in worker_exceptions.values():
+            if isinstance(error, _LASTING):
+                raise error
 
 
 def _cause(error: BaseException) -> BaseException:
     """The library's own error behind a failure of Ray Train, or the failure itself."""
-    failures = getattr(error, "worker_failures", {})
-    return next((each for each in failures.values() if isinstance(each, MSTError)), error)
+    failures = [getattr(error, "controller_failure", None), *getattr(error, "worker_failures", {}).values()]
+    ours = next((each for each in failures if isinstance(each, MSTError)), None)
+    if ours is None and any("OutOfMemory" in repr(each) or "out of memory" in str(each) for each in failures):
+        return TrainingError(
+            "a worker was out of memory; raise train.micro_batches, set train.recompute or train.precision "
+            f"bf16, or lower train.batch_size or data.loader_workers ({str(error).splitlines()[0]})"
+        )
+    return ours or error
 
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """Add the options that `resources_of` reads to a parser."""
     parser.add_argument("--num-workers", type=count, default=1, help="Ray workers that share each batch")
+    parser.add_argument(
+        "--min-workers", type=count, default=None, help="go on with so many where nodes are lost"
+    )
     parser.add_argument("--cpus-per-worker", type=count, default=1, help="cores for each worker")
     parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
     parser.add_argument("--max-failures", type=int, default=3, help="of workers, before a run is given up")
@@ -310,7 +223,11 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
 def resources_of(arguments: argparse.Namespace) -> Resources:
     """Return what the command line asks for."""
     return Resources(
-        arguments.num_workers, arguments.cpus_per_worker, arguments.use_gpu, arguments.max_failures
+        arguments.num_workers,
+        arguments.cpus_per_worker,
+        arguments.use_gpu,
+        arguments.max_failures,
+        arguments.min_workers,
     )
 
 
@@ -320,7 +237,7 @@ def main() -> None:
         description="Train one experiment over Ray workers.", allow_abbrev=False, usage="%(prog)s [options]"
     )
     parser.add_argument("--name", help="of the run; the same name goes on with it (default: the recipe)")
-    parser.add_argument("--storage", default="runs", help="folder of all runs")
+    parser.add_argument("--storage", default="runs", help="folder of all runs, or s3://BUCKET/FOLDER")
     parser.add_argument(
         "--allow-config-change", action="store_true", help="go on with a run under other settings"
     )
@@ -328,7 +245,7 @@ def main() -> None:
     add_settings(parser)
     arguments = parse(parser, None)
     config = absolute_paths(config_of(arguments))
-    folder = Path(absolute(arguments.storage)) / (arguments.name or arguments.recipe)
+    folder = run_folder(arguments.storage, arguments.name or arguments.recipe)
     resources = resources_of(arguments)
     connect()
     start = time.monotonic()

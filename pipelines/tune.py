@@ -10,7 +10,6 @@ import argparse
 import importlib
 import json
 import pkgutil
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -24,16 +23,18 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from upath import UPath
 
 import tune_spaces
-from mst.checkpoint import verify
+from mst.command_line import count, parse, run
 from mst.config import Config, override
 from mst.errors import ConfigError, MSTError
-from pipelines.cluster import connect
-from pipelines.command_line import add_settings, config_of, count, parse, run
-from pipelines.storage import absolute, absolute_paths, best_checkpoint
+from mst.training.checkpoints import best
+from pipelines.cluster import Resources, connect
+from pipelines.command_line import add_settings, config_of
+from pipelines.storage import absolute, absolute_paths
 from pipelines.tracking import TrackedRun, close_children, open_run, tracking_uri
-from pipelines.train import Resources, add_resources, check_run, resources_of, train_driver
+from pipelines.train import add_resources, check_request, resources_of, train_driver
 
 METRIC = "val_score"
 
@@ -61,7 +62,7 @@ def read_space(name: str, config: Config) -> Space:
 def sweep(
     config: Config,
     space: Space,
-    folder: Path,
+    folder: UPath,
     resources: Resources,
     *,
     uri: str,
@@ -164,7 +165,7 @@ def _short(settings: dict[str, str]) -> str:
 
 
 def run_trial(
-    settings: dict[str, str], base: Config, folder: Path, workers: Resources, parent: TrackedRun
+    settings: dict[str, str], base: Config, folder: UPath, workers: Resources, parent: TrackedRun
 ) -> None:
     """Train one variant; Ray Tune calls it in a process of its own."""
     trial = tune.get_context().get_trial_id()
@@ -178,14 +179,14 @@ def run_trial(
     )
 
 
-def _ranked(folder: Path, settings: dict[str, str], last: dict[str, Any]) -> dict[str, Any]:
-    checkpoint = best_checkpoint(folder)
+def _ranked(folder: UPath, settings: dict[str, str], last: dict[str, Any]) -> dict[str, Any]:
+    checkpoint = best(folder)
     return {
         "trial": folder.name,
         "settings": settings,
         "epochs": int(last["epoch"]),
-        "checkpoint": str(checkpoint),
-        "metrics": verify(checkpoint)["metrics"],
+        "checkpoint": str(checkpoint.path),
+        "metrics": checkpoint.metrics,
     }
 
 
@@ -215,14 +216,14 @@ def main() -> None:
     add_settings(parser)
     arguments = parse(parser, None)
     config = absolute_paths(config_of(arguments))
-    folder = Path(absolute(arguments.storage)) / arguments.name
+    folder = UPath(absolute(arguments.storage)) / arguments.name
     if folder.exists():
         raise ConfigError(f"{folder} is there already; give this sweep another --name")
     space = read_space(arguments.space, config)
     resources = resources_of(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     connect()
-    check_run(config, folder, resources)
+    check_request(config, folder, resources)
     ranking = sweep(
         config,
         space,

@@ -13,7 +13,6 @@ from mst.clicks import (
     click_tensor,
     next_click,
     sample_clicks,
-    training_click,
 )
 from mst.config import ClickConfig
 from mst.errors import ClickError
@@ -125,7 +124,6 @@ def test_first_click_is_the_middle_of_the_object_and_a_tie_is_negative():
 def test_no_click_where_nothing_is_wrong():
     truth = np.ones((4, 4), bool)
     assert next_click(truth, truth) is None
-    assert training_click(truth, truth, np.random.default_rng(0)) is None
 
 
 def test_void_pixels_are_not_clicked():
@@ -134,27 +132,14 @@ def test_void_pixels_are_not_clicked():
     assert next_click(truth & False, truth, void=truth) is None
 
 
-def test_training_click_lies_well_inside_the_larger_error():
-    rng = np.random.default_rng(2)
-    truth = np.zeros((40, 40), bool)
-    truth[5:35, 5:35] = True
-    for _ in range(50):
-        click = training_click(truth & False, truth, rng)
-        assert click.is_positive
-        depth = min(click.row - 4, 35 - click.row, click.col - 4, 35 - click.col)
-        assert depth > 15 / 2
-
-
 def test_clicks_do_not_depend_on_where_arrays_lie_in_memory():
     rng = np.random.default_rng(4)
-    for seed in range(30):
+    for _ in range(30):
         truth = cv2.GaussianBlur(rng.random((56, 56)), (0, 0), 5) > 0.5
         nothing, drawn, held = truth & False, set(), []
         for _ in range(20):
             held.append(np.empty(rng.integers(1, 5000), np.uint8))  # moves what is allocated next
-            drawn.add(
-                (training_click(nothing, truth, np.random.default_rng(seed)), next_click(nothing, truth))
-            )
+            drawn.add(next_click(nothing, truth))
         assert len(drawn) == 1
 
 

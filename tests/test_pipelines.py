@@ -14,8 +14,10 @@ import pytest
 import ray
 import torch
 from mlflow import MlflowClient
+from upath import UPath
 
 from mst.checkpoint import load_model, load_training_state, save_checkpoint, verify
+from mst.command_line import parse
 from mst.config import Config, flatten, override
 from mst.data.sampler import Shard
 from mst.data.sources import read_records, read_samples
@@ -23,12 +25,14 @@ from mst.data.training_set import TrainingSet
 from mst.errors import CheckpointError, ConfigError, DataError, ImageError, MSTError
 from mst.model import MST
 from mst.training import fit, new_state
+from mst.training.checkpoints import newest
 from pipelines import initialize
-from pipelines.command_line import add_settings, config_of, parse
+from pipelines.cluster import Resources
+from pipelines.command_line import add_settings, config_of
 from pipelines.promote import promote
-from pipelines.storage import PROJECT, newest_checkpoint
+from pipelines.storage import PROJECT
 from pipelines.tracking import fetch_checkpoint, find_run
-from pipelines.train import Resources, add_resources, check_run, train_driver
+from pipelines.train import add_resources, check_request, train_driver
 from pipelines.tune import read_space, sweep
 from serve.registry import fetch_model, pin
 from serve.settings import ServeSettings
@@ -57,10 +61,10 @@ def movement(start, end):
 
 def test_two_workers_train_and_everything_is_logged(cluster, registry, config, tmp_path):
     config = override(config, {"model.dropout": 0})
-    folder = tmp_path / "runs" / "both"
+    folder = UPath(tmp_path / "runs") / "both"
     trained = train_driver(config, folder, Resources(num_workers=2), uri=registry)
 
-    assert sorted(each.name for each in folder.glob("epoch_*")) == ["epoch_00001", "epoch_00002"]
+    assert sorted(each.name for each in folder.iterdir()) == ["step_00000002", "step_00000004"]
     model, stored = load_model(trained.checkpoint)
     assert isinstance(model, MST)
     assert stored == config
@@ -70,7 +74,7 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
     root = Path(config.data.root)
     training_set = TrainingSet(read_records(config.data.train, root), config)
     list(fit(config, alone, training_set, read_samples(config.data.val, root), Shard()))
-    shared = load_training_state(newest_checkpoint(folder))["model"]
+    shared = load_training_state(newest(folder).path)["model"]
     one, two = movement(start, alone.model.state_dict()), movement(start, shared)
     assert (one - two).abs().mean() < 0.02 * one.abs().mean()  # not equal: sums are rounded in other orders
 
@@ -93,7 +97,8 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
     with pytest.raises(ConfigError, match=r"other settings \(optim.lr: 0.001 -> 0.5\)"):
         train_driver(override(config, {"optim.lr": 0.5}), folder, Resources(), uri=registry)
 
-    version = promote(registry, folder)
+    version, promoted = promote(registry, folder)
+    assert promoted.path == trained.checkpoint
     champion = client.get_model_version_by_alias("mst", "champion")
     assert str(champion.version) == version
     assert champion.tags["sha256"] == verify(trained.checkpoint)["sha256"]["model.safetensors"]
@@ -113,17 +118,17 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
 
 def test_a_run_goes_on_with_other_settings_where_that_is_allowed(cluster, registry, config, tmp_path):
     config = override(config, {"train.epochs": 1})
-    train_driver(config, tmp_path / "run", Resources(), uri=registry)
+    train_driver(config, UPath(tmp_path) / "run", Resources(), uri=registry)
     changed = override(config, {"train.epochs": 2, "optim.lr": 0.002})
     with pytest.raises(ConfigError, match=r"epochs: 1 -> 2\); .*, or go on .* --allow-config-change"):
-        train_driver(changed, tmp_path / "run", Resources(), uri=registry)
+        train_driver(changed, UPath(tmp_path) / "run", Resources(), uri=registry)
     other_network = override(changed, {"model.k_ratio": 0.5})
-    with pytest.raises(ConfigError, match=r"model.k_ratio: .*; give this one another --name$"):
-        train_driver(other_network, tmp_path / "run", Resources(), uri=registry, allow_change=True)
-    trained = train_driver(changed, tmp_path / "run", Resources(), uri=registry, allow_change=True)
-    assert (tmp_path / "run" / "epoch_00002").exists()
+    with pytest.raises(ConfigError, match=r"model.k_ratio: .*; give this one another name$"):
+        train_driver(other_network, UPath(tmp_path) / "run", Resources(), uri=registry, allow_change=True)
+    trained = train_driver(changed, UPath(tmp_path) / "run", Resources(), uri=registry, allow_change=True)
+    assert (tmp_path / "run" / "step_00000004").exists()
     run = trained.run.client().get_run(trained.run.run_id)
-    assert run.data.tags["settings_after_epoch_1"] == "optim.lr: 0.001 -> 0.002; train.epochs: 1 -> 2"
+    assert run.data.tags["changed_after_step_2"] == "optim.lr: 0.001 -> 0.002; train.epochs: 1 -> 2"
     points = trained.run.client().get_metric_history(trained.run.run_id, "lr")
     assert [point.value for point in points] == [0.001, 0.001, 0.002, 0.002]
 
@@ -136,25 +141,24 @@ def command(config, storage, name):
 
 
 def test_a_killed_run_goes_on_under_its_name_to_the_same_weights(cluster, registry, config, tmp_path):
-    config = override(config, {"train.epochs": 4})
+    config = override(config, {"train.epochs": 4, "train.checkpoint_every": 1})
     environment = {
         **os.environ,
         "MLFLOW_TRACKING_URI": registry,
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
     }
     killed = subprocess.Popen(command(config, tmp_path, "killed"), cwd=PROJECT, env=environment)
-    committed = tmp_path / "killed" / "checkpoint_manager_snapshot.json"
-    while not (committed.exists() and "epoch_00001" in committed.read_text()):
+    while not (tmp_path / "killed" / "step_00000003").exists():
         assert killed.poll() is None
         time.sleep(0.05)
     killed.kill()
     killed.wait()
-    assert not (tmp_path / "killed" / "epoch_00004").exists()
+    assert not (tmp_path / "killed" / "step_00000008").exists()
 
-    resumed = train_driver(config, tmp_path / "killed", Resources(), uri=registry)
-    undisturbed = train_driver(config, tmp_path / "undisturbed", Resources(), uri=registry)
+    resumed = train_driver(config, UPath(tmp_path) / "killed", Resources(), uri=registry)
+    undisturbed = train_driver(config, UPath(tmp_path) / "undisturbed", Resources(), uri=registry)
     states = [
-        load_training_state(tmp_path / name / "epoch_00004")["model"] for name in ("killed", "undisturbed")
+        load_training_state(tmp_path / name / "step_00000008")["model"] for name in ("killed", "undisturbed")
     ]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     client = MlflowClient(registry, registry)
@@ -163,12 +167,12 @@ def test_a_killed_run_goes_on_under_its_name_to_the_same_weights(cluster, regist
         for trained in (resumed, undisturbed)
     ]
     assert set(steps[0]) == set(steps[1]) == set(range(8))  # one run holds the whole curve
-    assert steps[0].count(0) == steps[0].count(1) == 1  # and the first epoch was trained once
+    assert [steps[0].count(step) for step in range(3)] == [1, 1, 1]  # and no step before the checkpoint twice
 
 
 def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, config, tmp_path):
     space = {"model.k_ratio": ("0.1", "0.5"), "loss.contrastive": ("0", "1")}
-    folder = tmp_path / "runs" / "sweep"
+    folder = UPath(tmp_path / "runs") / "sweep"
     ranking = sweep(config, space, folder, Resources(), uri=registry, trials=4, grace_epochs=1)
 
     scores = [each["metrics"]["val_score"] for each in ranking]
@@ -187,7 +191,7 @@ def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, conf
     assert len(children) == 4
     assert {child.info.status for child in children} <= {"FINISHED", "KILLED"}
     best = Path(ranking[0]["checkpoint"]).parent
-    assert promote(registry, best) == "1"  # also where ASHA stopped the trial before it could log
+    assert promote(registry, UPath(best))[0] == "1"  # also where ASHA stopped the trial before it could log
     fetched, _ = load_model(fetch_checkpoint(registry, "models:/mst@champion", tmp_path / "fetched"))
     assert fetched.config == stored.model
 
@@ -199,7 +203,7 @@ def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, conf
 
 
 def test_a_sweep_without_a_good_trial_says_why(cluster, registry, config, broken_validation, tmp_path):
-    folder = tmp_path / "runs" / "sweep"
+    folder = UPath(tmp_path / "runs") / "sweep"
     with pytest.raises(MSTError, match=r"all 1 trials failed; .*broken image"):
         sweep(
             override(config, broken_validation),
@@ -216,7 +220,7 @@ def test_a_sweep_without_a_good_trial_says_why(cluster, registry, config, broken
 
 
 def test_a_workers_error_reaches_the_driver_as_it_is(cluster, registry, config, broken_validation, tmp_path):
-    config, folder = override(config, broken_validation), tmp_path / "runs" / "broken"
+    config, folder = override(config, broken_validation), UPath(tmp_path / "runs") / "broken"
     with pytest.raises(ImageError, match=r"val/.*jpg: broken image"):
         train_driver(config, folder, Resources(max_failures=0), uri=registry)
     run = find_run(registry, folder)
@@ -229,11 +233,11 @@ def test_weights_of_another_architecture_are_refused_before_any_worker_starts(cl
     save_checkpoint(tmp_path / "other", MST(TINY_MODEL).state_dict(), config)
     config = override(config, {"train.init": str(tmp_path / "other"), "model.depth": 3})
     with pytest.raises(CheckpointError, match=r"model\.depth 2 there, 3 here"):
-        check_run(config, tmp_path / "run", Resources())
+        check_request(config, UPath(tmp_path) / "run", Resources())
 
 
 def test_what_was_trained_but_not_logged_is_finished_by_another_start(cluster, registry, config, tmp_path):
-    folder = tmp_path / "runs" / "late"
+    folder = UPath(tmp_path / "runs") / "late"
     trained = train_driver(config, folder, Resources(), uri=registry)
     client = MlflowClient(registry, registry)
     client.update_run(trained.run.run_id, status="RUNNING")  # as if it had been killed just before
@@ -253,7 +257,7 @@ def test_what_was_trained_but_not_logged_is_finished_by_another_start(cluster, r
 )
 def test_what_is_missing_is_said_before_any_worker_starts(cluster, config, tmp_path, changed, error, message):
     with pytest.raises(error, match=message):
-        check_run(override(config, changed), tmp_path / "run", Resources())
+        check_request(override(config, changed), UPath(tmp_path) / "run", Resources())
 
 
 @pytest.mark.parametrize(
@@ -266,7 +270,7 @@ def test_what_is_missing_is_said_before_any_worker_starts(cluster, config, tmp_p
 )
 def test_what_cannot_be_trained_is_refused_at_once(cluster, config, tmp_path, resources, message):
     with pytest.raises(ConfigError, match=message):
-        check_run(config, tmp_path / "run", resources)
+        check_request(config, tmp_path / "run", resources)
 
 
 def test_what_a_training_starts_from_can_be_written(monkeypatch, capsys, tmp_path):
@@ -293,7 +297,7 @@ def test_a_space_is_checked_before_the_sweep(monkeypatch):
 
 def test_promoting_what_is_not_there_is_refused(registry, tmp_path):
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        promote(registry, tmp_path)
+        promote(registry, UPath(tmp_path))
     with pytest.raises(CheckpointError, match="models:/mst@champion"):
         fetch_checkpoint(registry, "models:/mst@champion", tmp_path)
 

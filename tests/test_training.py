@@ -1,17 +1,25 @@
+import math
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import default_collate
+from upath import UPath
 
 from mst.checkpoint import load_training_state, save_checkpoint
 from mst.config import override
 from mst.data.sampler import SampleKey, Shard
 from mst.data.sources import read_records, read_samples
 from mst.data.training_set import Batch, TrainingSet
+from mst.errors import TrainingError
+from mst.model import MST
 from mst.training import EpochReport, StepReport, fit, new_state, simulate_clicks, train_step
+from mst.training.checkpoints import newest, save
+from mst.training.resume import read_data, start
+from mst.training.step import iterations
 
 CPU = torch.device("cpu")
 
@@ -44,9 +52,9 @@ def test_training_learns_a_batch_by_heart(config):
     )
     state, _ = new_state(config, CPU)
     batch = batch_of(config)
-    first = train_step(state.model.train(), state.optimizer, {0: batch}, 0, config)
-    for step in range(1, 60):
-        last = train_step(state.model, state.optimizer, {0: batch}, step, config)
+    first = train_step(state.model.train(), state, {0: batch}, config)
+    for _ in range(1, 60):
+        last = train_step(state.model, state, {0: batch}, config)
     assert last["iou"] > max(0.75, first["iou"])
     assert last["loss"] < first["loss"]
 
@@ -143,19 +151,196 @@ def test_simulated_clicks_lie_on_errors_and_leave_the_model_training(config):
     state, _ = new_state(config, CPU)
     state.model.train()
     batch = batch_of(config)
-    numbers = set()
-    for step in range(12):
-        clicks, prev_mask = simulate_clicks(state.model, batch.image.float() / 255, batch, step, config)
+    for count in range(4):
+        clicks, prev_mask = simulate_clicks(state.model, batch.image.float() / 255, batch, count, config)
         assert state.model.training
         added = clicks[:, -3:]
         used = (added[..., 2] >= 0).any(0)
-        numbers.add(int(used.sum()))
+        assert used.tolist() == [each < count for each in range(3)]
         assert bool(prev_mask.any()) == bool(used.any())
         assert torch.equal(clicks[:, :-3], batch.clicks[:, :-3])
         for sample, (row, col, label) in enumerate(added[:, 0].tolist()):
             if label >= 0:  # a missed pixel is clicked positively, a wrong one negatively
                 assert batch.mask[sample, 0, int(row), int(col)] == label
-    assert numbers == {0, 1, 2, 3}
+
+
+def test_the_number_of_simulated_clicks_is_drawn_for_each_step(config):
+    config = override(config, {"clicks.max_iterations": 3})
+    assert [iterations(step, config) for step in range(9)] == [iterations(step, config) for step in range(9)]
+    assert {iterations(step, config) for step in range(50)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_run_goes_on_at_the_exact_step(config, tmp_path, step, precision):
+    """Stopped in the middle of an epoch, at its end before the validation, and in the next one."""
+    changed = {"train.checkpoint_every": 1, "train.precision": precision, "optim.ema": 0.9}
+    config, run_folder = override(config, changed), UPath(tmp_path)
+    undisturbed, _ = new_state(config, CPU)
+    reports = run(config, undisturbed)
+
+    stopped, _ = new_state(config, CPU)
+    for report in fit(config, stopped, *read_data(config), Shard()):
+        if report.is_checkpoint and stopped.step <= step:
+            save(run_folder, stopped, config, {})
+        if stopped.step == step + 1:
+            break  # killed after another step
+    kept = newest(run_folder)
+    assert kept.step == step or (step == 2 and kept.step in (1, 2))
+    resumed, origin = start(config, kept.path, CPU)
+    assert origin == f"resumed after step {kept.step} of 4"
+    again = run(config, resumed)
+
+    assert torch.equal(weights_of(resumed), weights_of(undisturbed))
+    for name, value in undisturbed.weights().items():
+        assert torch.equal(resumed.weights()[name], value)
+    assert [each.summary.noc for each in epochs_of(again)] == [
+        each.summary.noc for each in epochs_of(reports)
+    ][-len(epochs_of(again)) :]
+    assert len(epochs_of(again)) == (2 if kept.step < 2 else 1)
+
+
+def epochs_of(reports):
+    return [each for each in reports if isinstance(each, EpochReport)]
+
+
+def test_a_validation_that_a_kill_prevented_is_made_up_for(config):
+    state, _ = new_state(config, CPU)
+    for report in fit(config, state, *read_data(config), Shard()):
+        if report.step == 1:
+            break
+    assert (state.step, state.validated) == (2, 0)
+    assert isinstance(run(config, state)[0], EpochReport)
+
+
+def test_training_stops_early_where_validations_do_not_become_better(config):
+    config = override(config, {"train.epochs": 9, "train.patience": 2, "optim.lr": 1e-9})
+    state, _ = new_state(config, CPU)
+    reports = epochs_of(run(config, state))
+    assert len(reports) == 3  # the first is the best: nothing is learnt
+    assert state.is_finished(config)
+    assert state.stale == 2
+    assert run(config, state) == []
+    assert run(override(config, {"train.patience": 0, "train.epochs": 4}), state)  # unless that is changed
+
+
+def test_checkpoints_are_due_every_so_many_steps_and_with_validations(config):
+    config = override(
+        config, {"train.samples_per_epoch": 40, "train.checkpoint_every": 2, "train.validate_every": 2}
+    )
+    state, _ = new_state(config, CPU)
+    due = []
+    for report in fit(config, state, *read_data(config), Shard()):
+        if report.is_checkpoint:
+            due.append((state.step, type(report)))
+    assert due == [*((step, StepReport) for step in (2, 4, 6, 8)), (10, EpochReport)]
+
+
+def poisoned(model, at):
+    """Let the model's output be no number at some steps, which it counts."""
+    seen = []
+
+    def poison(module, inputs, output):
+        if module.training:
+            seen.append(None)
+            if len(seen) - 1 in at:
+                return output._replace(logits=output.logits * torch.nan)
+        return output
+
+    model.register_forward_hook(poison)
+
+
+def test_a_step_without_a_finite_loss_is_left_out_and_its_images_are_named(config, caplog):
+    state, _ = new_state(config, CPU)
+    poisoned(state.model, {1})
+    before = {}
+    for report in fit(config, state, *read_data(config), Shard()):
+        if isinstance(report, StepReport):
+            weights = weights_of(state)
+            if report.step == 1:
+                assert torch.equal(weights, before[0])
+                assert math.isnan(report.metrics["loss"])
+                assert state.bad_steps == 1
+            before[report.step] = weights
+    assert torch.isfinite(weights_of(state)).all()
+    assert not torch.equal(before[2], before[1])
+    assert state.bad_steps == 0
+    (line,) = [record.message for record in caplog.records if "left out: step" in record.message]
+    assert line.startswith("left out: step 1 has no finite loss or gradient; its images: ")
+    assert line.count(".jpg") >= 4
+
+
+def test_training_stops_where_no_loss_is_finite_any_more(config):
+    config = override(config, {"train.max_bad_steps": 2})
+    state, _ = new_state(config, CPU)
+    poisoned(state.model, {1, 2, 3})
+    with pytest.raises(TrainingError, match=r"step 2 has no finite .*train/.*jpg.* last of 2 in a row"):
+        run(config, state)
+    assert torch.isfinite(weights_of(state)).all()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 9 bytes")]
+)
+def test_too_little_memory_names_the_settings_to_change(config, error):
+    state, _ = new_state(config, CPU)
+
+    def fail(module, inputs):
+        raise error
+
+    state.model.neck.register_forward_pre_hook(fail)
+    with pytest.raises(
+        TrainingError, match=r"out of memory at step 0, with 8 images of 56 px .*micro_batches"
+    ):
+        run(config, state)
+
+
+def test_other_errors_stay_what_they_are(config):
+    state, _ = new_state(config, CPU)
+
+    def fail(module, inputs):
+        raise RuntimeError("something else")
+
+    state.model.neck.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        run(config, state)
+
+
+def test_recomputed_activations_give_the_same_weights(config):
+    plain, _ = new_state(config, CPU)
+    recomputed, _ = new_state(override(config, {"train.recompute": True}), CPU)
+    run(config, plain)
+    calls = []
+    recomputed.model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    run(config, recomputed)
+    assert torch.equal(weights_of(plain), weights_of(recomputed))
+    assert calls.count(True) == 2 * 4  # twice in each step, of which once in the backward
+
+
+def test_a_compiled_network_trains_and_is_saved_under_the_same_names(config, tmp_path, monkeypatch):
+    # The rest of the compiler is slow, and has tests of its own.
+    monkeypatch.setattr(MST, "compile", partialmethod(MST.compile, backend="aot_eager"))
+    config = override(config, {"clicks.max_iterations": 0, "model.dropout": 0.0, "train.epochs": 1})
+    plain, _ = new_state(config, CPU)
+    compiled, _ = new_state(override(config, {"train.compile": True}), CPU)
+    first = run(config, plain)[0].metrics
+    assert run(config, compiled)[0].metrics["loss"] == pytest.approx(first["loss"], rel=1e-4)
+    save(UPath(tmp_path), compiled, config, {})
+    resumed, _ = start(config, newest(UPath(tmp_path)).path, CPU)
+    assert torch.equal(weights_of(resumed), weights_of(compiled))
+
+
+def test_fp16_scales_the_loss_and_waits_for_a_scale_that_holds(config):
+    config = override(config, {"train.precision": "fp16", "train.epochs": 1, "train.samples_per_epoch": 80})
+    state, _ = new_state(config, CPU)
+    scale = state.scaler.get_scale()
+    start_weights = weights_of(state)
+    reports = run(config, state)
+    assert not torch.equal(weights_of(state), start_weights)
+    assert torch.isfinite(weights_of(state)).all()
+    assert 1 < state.scaler.get_scale() <= scale
+    assert math.isfinite(reports[-2].metrics["grad_norm"])
+    assert reports[-2].metrics["grad_norm"] < 1e3  # of the loss, not of the scaled one
 
 
 def test_bf16_trains_and_keeps_weights_of_single_precision(config):

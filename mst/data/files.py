@@ -10,9 +10,11 @@ import logging
 import posixpath
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -121,7 +123,7 @@ def download(path: UPath, to: Path) -> None:
     if is_remote(path):
         _ask(path, lambda: _store(path).get_file(path.path, str(to)))
     else:
-        shutil.copyfile(path, to)
+        shutil.copyfile(str(path), to)
 
 
 def upload(file: Path, to: UPath) -> None:
@@ -135,7 +137,22 @@ def upload(file: Path, to: UPath) -> None:
         _ask(to, lambda: _store(to).put_file(str(file), to.path))
     else:
         to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, to)
+        shutil.copyfile(file, str(to))
+
+
+def check_writable(folder: UPath) -> None:
+    """Make a folder where it is missing, and see that a file can be written in it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    probe = folder / f".writable-{uuid.uuid4().hex}"
+    try:
+        with NamedTemporaryFile() as empty:
+            upload(Path(empty.name), probe)
+        remove(probe)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({gist(error)})") from None
 
 
 def remove(path: UPath) -> None:
@@ -149,7 +166,7 @@ def remove(path: UPath) -> None:
         with suppress(FileNotFoundError):
             _ask(path, lambda: _store(path).rm(path.path, recursive=True))
     elif path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(str(path))
     else:
         path.unlink(missing_ok=True)
 

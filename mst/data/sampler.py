@@ -79,7 +79,10 @@ class ShardedBatches(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for step in self._steps:
-            start = step * self._batch_size
             for number in self.mine:
-                places = range(start + number, start + self._batch_size, self._micro_batches)
-                yield [SampleKey(self._epoch, place, self._order[place]) for place in places]
+                yield self.keys(step, number)
+
+    def keys(self, step: int, number: int) -> list[SampleKey]:
+        """Return the samples of a step's micro-batch."""
+        places = range(step * self._batch_size + number, (step + 1) * self._batch_size, self._micro_batches)
+        return [SampleKey(self._epoch, place, self._order[place]) for place in places]

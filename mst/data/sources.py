@@ -10,6 +10,7 @@ hannotation:coco_lvis/train/hannotation.pickle  the field's own joined annotatio
 grabcut:/data/GrabCut                           an evaluation set (`mst.data.evaluation_sets`)
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +22,9 @@ from upath import UPath
 from mst.data.annotations import ImageRecord, ObjectAnnotation, Sample
 from mst.data.coco import check_images, read_coco, read_lvis
 from mst.data.evaluation_sets import EVALUATION_SETS
-from mst.data.files import Fetch, exists, fetch, is_folder
+from mst.data.files import Fetch, exists, fetch, is_folder, names
 from mst.data.hannotation import read_hannotation
-from mst.data.index import Index
+from mst.data.index import MANIFEST, Index
 from mst.data.join import MIN_AREA, join_records
 from mst.data.label_maps import read_label_maps
 from mst.data.pairs import read_pairs
@@ -109,6 +110,34 @@ def check_sources(sources: Sequence[str], root: UPath) -> list[Source]:
         if not exists(source.path):
             raise DataError(f"{source.path}: no such file or folder")
     return parsed
+
+
+def fingerprint(sources: Sequence[str], root: UPath) -> str:
+    """Return a sha256 that changes with what is annotated, wherever the data lie; no image is read.
+
+    It is of each source's name and, for a file, its bytes; for an index its manifest, which has the digest of
+    its rows; for another folder the names in it and in its folders.
+
+    Raises:
+        ConfigError, DataError: as `check_sources`.
+    """
+    digest = hashlib.sha256()
+    for text, source in zip(sources, check_sources(sources, root), strict=True):
+        # Of the content its digest, which has a fixed length: no two lists of sources read the same.
+        digest.update(text.encode() + b"\0" + hashlib.sha256(_identity(source.path)).digest())
+    return digest.hexdigest()
+
+
+def _identity(path: UPath) -> bytes:
+    if not is_folder(path):
+        return fetch(path)
+    if exists(path / MANIFEST):
+        return fetch(path / MANIFEST)
+    listed = sorted(names(path))
+    folders = [each for each in listed if "." not in each and is_folder(path / each)]
+    return "\n".join(
+        listed + [f"{each}/{name}" for each in folders for name in sorted(names(path / each))]
+    ).encode()
 
 
 def read_records(sources: Sequence[str], root: UPath) -> Sequence[ImageRecord]:

@@ -33,8 +33,8 @@ class Batch(NamedTuple):
     """(B, 1, S, S) float32, 1 on the object."""
     clicks: Tensor
     """(B, N, 3) as `mst.clicks.click_tensor` packs them; the last rows are free for iterative clicks."""
-    seed: Tensor
-    """(B,) int64, for the clicks that the training step draws."""
+    draws: Tensor
+    """(B, iterations) float64 in [0, 1): where among the pixels that may be clicked an added click falls."""
     skipped: Tensor
     """(B,) int64, broken images that were met, and replaced, while this sample was made."""
 
@@ -62,6 +62,10 @@ class TrainingSet(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def name(self, key: SampleKey) -> str:
+        """Say which image a sample shows, if that is not broken."""
+        return str(self._records[key.record].path)
 
     def __getitem__(self, key: SampleKey) -> Batch:
         rng = np.random.default_rng((self._config.seed, key.epoch, key.position))
@@ -109,7 +113,7 @@ class TrainingSet(Dataset[Batch]):
             image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             mask=torch.from_numpy(mask[None].astype(np.float32)),
             clicks=click_tensor([clicks], slots)[0],
-            seed=torch.tensor(rng.integers(2**62)),
+            draws=torch.from_numpy(rng.random(self._config.clicks.max_iterations)),
             skipped=torch.tensor(skipped),
         )
 

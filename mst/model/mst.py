@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mst.clicks import click_maps
 from mst.config import ModelConfig
@@ -46,6 +47,8 @@ class MST(nn.Module):
 
     mean: Tensor
     std: Tensor
+    recompute = False
+    """Whether a backward pass computes each block again: less memory, a third more time."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -104,7 +107,7 @@ class MST(nn.Module):
             if str(number) in self.fusions:
                 base, scales, trace = self.fusions[str(number)](base, scales, clicks)
                 stages.append(trace)
-            base = base._replace(tokens=block(base.tokens, base.grid))
+            base = base._replace(tokens=self._run(block, base))
         tokens = self.norm(base.tokens)
         context = None
         if self.click_context is not None:
@@ -114,6 +117,13 @@ class MST(nn.Module):
         logits = self.head(self.neck(features), context)
         logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
         return Output(logits, tuple(stages))
+
+    def _run(self, block: nn.Module, base: Scale) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            tokens: Tensor = checkpoint(block, base.tokens, base.grid, use_reentrant=False)
+        else:
+            tokens = block(base.tokens, base.grid)
+        return tokens
 
     def _embed(self, pixels: Tensor, patch_size: int) -> Scale:
         grid = (pixels.shape[-2] // patch_size, pixels.shape[-1] // patch_size)

@@ -1,0 +1,193 @@
+"""The checkpoints of one run, in a folder or in S3: the newest and the best whole ones, and no other.
+
+A run's folder holds a folder `step_00001000` for each checkpoint, as `mst.checkpoint` describes it. Its
+manifest is written last and removed first: at any moment a checkpoint is whole, or it is not there.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from upath import UPath
+
+from mst.checkpoint import MANIFEST, save_checkpoint, verify
+from mst.config import Config
+from mst.data.files import download, fetch, is_remote, names, remove, upload
+from mst.errors import CheckpointError
+from mst.training.state import TrainingState
+
+_log = logging.getLogger(__name__)
+
+_PREFIX, _PART = "step_", ".part"
+
+
+class Saved(NamedTuple):
+    """A checkpoint as its manifest describes it."""
+
+    path: UPath
+    step: int
+    """Steps behind it."""
+    metrics: dict[str, float]
+    """Of the validation there; empty where there was none."""
+    is_finished: bool
+    """Whether the training ended with it."""
+    run_id: str | None
+    """Of the training in the experiment tracker."""
+
+    @property
+    def score(self) -> float:
+        """Of the validation; lowest where there was none."""
+        return self.metrics.get("val_score", float("-inf"))
+
+
+def save(run: UPath, state: TrainingState, config: Config, metrics: Mapping[str, float]) -> Saved:
+    """Write a checkpoint, and remove those that it makes superfluous (`train.keep`).
+
+    Args:
+        run: folder of the run; made where it is missing.
+        state: of the training.
+        config: of the experiment.
+        metrics: of the validation that has just been, if one has.
+
+    Raises:
+        OSError, DataError: the folder cannot be written; what was there is there still.
+    """
+    name = f"{_PREFIX}{state.step:08d}"
+    done = Saved(run / name, state.step, dict(metrics), state.is_finished(config), state.run_id)
+    with _staging(run, name) as staged:
+        save_checkpoint(
+            staged,
+            state.weights(),
+            config,
+            training_state=state.state_dict(),
+            metrics=metrics,
+            progress={"step": done.step, "is_finished": done.is_finished, "run_id": done.run_id},
+        )
+        _publish(staged, run / name)
+    _prune(run, state.step, config.train.keep)
+    return done
+
+
+def saved(run: UPath) -> list[Saved]:
+    """List the checkpoints of a run that have a manifest, oldest first; other files may be damaged yet.
+
+    Raises:
+        DataError: the folder's store does not answer.
+    """
+    found = []
+    for name in sorted(each for each in names(run) if each.startswith(_PREFIX)):
+        try:
+            manifest = json.loads(fetch(run / name / MANIFEST))
+            found.append(Saved(run / name, metrics=manifest["metrics"], **manifest["progress"]))
+        except FileNotFoundError:
+            continue  # the run ended while it was being written or removed
+        except (ValueError, KeyError, TypeError):
+            _log.warning("passed over: %s: damaged", run / name / MANIFEST)
+    return found
+
+
+def newest(run: UPath) -> Saved | None:
+    """Return the last whole checkpoint of a run; damaged ones are passed over with a warning.
+
+    Raises:
+        DataError: the folder's store does not answer.
+    """
+    return _last_whole(run, lambda each: (each.step,))
+
+
+def best(run: UPath) -> Saved:
+    """Return the whole checkpoint of a run that scored best in validation.
+
+    Raises:
+        CheckpointError: the run has no validated one.
+        DataError: the folder's store does not answer.
+    """
+    found = _last_whole(run, lambda each: (each.score, each.step))
+    if found is None or not found.metrics:
+        raise CheckpointError(f"{run}: no whole checkpoint with a validation in it")
+    return found
+
+
+@contextmanager
+def opened(checkpoint: UPath) -> Iterator[Path]:
+    """Give the folder of a checkpoint on this machine as long as the block runs.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        DataError: its store does not answer.
+    """
+    if not is_remote(checkpoint):
+        verify(Path(str(checkpoint)))
+        yield Path(str(checkpoint))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / checkpoint.name
+        copy.mkdir()
+        for name in names(checkpoint):
+            download(checkpoint / name, copy / name)
+        verify(copy)
+        yield copy
+
+
+def sweep(run: UPath) -> None:
+    """Remove what killed processes left in a run's folder; no other process may write to it now."""
+    for name in names(run):
+        is_orphan = name.startswith(_PREFIX) and MANIFEST not in names(run / name)
+        if is_orphan or name.endswith(_PART):
+            _log.warning("removed, since it was never finished: %s", run / name)
+            remove(run / name)
+
+
+def _last_whole(run: UPath, order: Callable[[Saved], tuple[float, ...]]) -> Saved | None:
+    there = saved(run)
+    for each in sorted(there, key=order, reverse=True):
+        try:
+            with opened(each.path):
+                return each
+        except (CheckpointError, FileNotFoundError) as error:
+            _log.warning("passed over: %s", error)
+    # All that was there may have made way for a newer one meanwhile.
+    return None if saved(run) == there else _last_whole(run, order)
+
+
+@contextmanager
+def _staging(run: UPath, name: str) -> Iterator[Path]:
+    """A folder to write a checkpoint in: beside where it goes, or on this machine if that is elsewhere."""
+    if is_remote(run):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    staged = Path(str(run), f".{name}{_PART}")
+    remove(UPath(staged))
+    try:
+        yield staged
+    finally:
+        remove(UPath(staged))
+
+
+def _publish(staged: Path, checkpoint: UPath) -> None:
+    """Bring a whole checkpoint to its place; a damaged one of this name makes way."""
+    _remove(checkpoint)
+    if not is_remote(checkpoint):
+        staged.rename(str(checkpoint))
+        return
+    for file in sorted(staged.iterdir(), key=lambda file: file.name == MANIFEST):
+        upload(file, checkpoint / file.name)
+
+
+def _prune(run: UPath, step: int, keep: int) -> None:
+    """Keep the newest up to `step`, and the best; of those beyond, a run that fell back writes new ones."""
+    there = [each for each in saved(run) if each.step <= step]
+    best_there = max(there, key=lambda each: (each.score, each.step))
+    for each in there[:-keep]:
+        if each is not best_there:
+            _remove(each.path)
+
+
+def _remove(checkpoint: UPath) -> None:
+    remove(checkpoint / MANIFEST)
+    remove(checkpoint)

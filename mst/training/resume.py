@@ -1,0 +1,74 @@
+"""How a training begins: from its initial weights, or where it was."""
+
+import torch
+from upath import UPath
+
+from mst.checkpoint import load_training_state, read_config
+from mst.config import Config, differences, override
+from mst.data.cache import reader
+from mst.data.files import check_writable
+from mst.data.sources import SampleSet, read_records, read_samples
+from mst.data.training_set import TrainingSet
+from mst.errors import ConfigError
+from mst.training.checkpoints import Saved, newest, opened
+from mst.training.state import TrainingState, new_state
+
+_FIXED = ("model.", "train.batch_size:", "train.samples_per_epoch:")
+"""Settings that weights and the count of steps depend on."""
+
+
+def check_run(run: UPath, config: Config, *, allow_change: bool) -> tuple[Saved | None, list[str]]:
+    """Look at what is there of a run before it is begun or gone on with.
+
+    Args:
+        run: folder of the run.
+        config: of the experiment that is asked for.
+        allow_change: whether a run may go on with other settings than it began with.
+
+    Returns:
+        The checkpoint to go on from, None for a new run; and a line for each setting that is another now.
+
+    Raises:
+        ConfigError: the run has other settings, and must not change or cannot change them.
+        DataError: the folder cannot be written, or its store does not answer.
+    """
+    check_writable(run)
+    found = newest(run)
+    if found is None:
+        return None, []
+    with opened(found.path) as folder:
+        changed = differences(read_config(folder), config)
+    is_fixed = any(each.startswith(_FIXED) for each in changed)
+    if changed and (is_fixed or not allow_change):
+        hint = "" if is_fixed else ", or go on with these by --allow-config-change"
+        raise ConfigError(
+            f"run '{run.name}' was started with other settings ({'; '.join(changed)}); "
+            f"give this one another name{hint}"
+        )
+    return found, changed
+
+
+def start(config: Config, checkpoint: UPath | None, device: torch.device) -> tuple[TrainingState, str]:
+    """Make the state of a training, new or as a checkpoint has it, and a line that says which.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or the weights to start from cannot be read or do not fit.
+        DataError: the checkpoint's store does not answer.
+    """
+    if checkpoint is None:
+        return new_state(config, device)
+    state, _ = new_state(override(config, {"train.init": None}), device)  # `init` may be gone by now
+    with opened(checkpoint) as folder:
+        state.load_state_dict(load_training_state(folder))
+    return state, f"resumed after step {state.step} of {config.train.steps}"
+
+
+def read_data(config: Config) -> tuple[TrainingSet, SampleSet]:
+    """Return an experiment's training set and its validation objects.
+
+    Raises:
+        ConfigError, DataError: a source is wrong, or cannot be read.
+    """
+    root, fetch = UPath(config.data.root), reader(config.data.cache, config.data.cache_gb)
+    training_set = TrainingSet(read_records(config.data.train, root), config, fetch)
+    return training_set, read_samples(config.data.val, root, fetch)

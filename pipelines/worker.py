@@ -1,0 +1,56 @@
+"""What each Ray worker of a training does."""
+
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from upath import UPath
+
+from mst.config import from_dict
+from mst.data.sampler import Shard
+from mst.training import EpochReport, fit, gather, validation_share
+from mst.training.checkpoints import newest, save, sweep
+from mst.training.resume import read_data, start
+from pipelines.leader import Leader
+from pipelines.tracking import TrackedRun
+
+
+def train_worker(options: dict[str, Any]) -> None:
+    """Train this worker's share; Ray Train calls it on every worker, and again after a failure.
+
+    Args:
+        options: `config` and `run` (its folder) as plain data, `tracked` (a `TrackedRun`), `threads` for each
+            worker, and the `board` that shows progress, or None.
+    """
+    torch.set_num_threads(options["threads"])
+    config, run = from_dict(options["config"]), UPath(options["run"])
+    context = ray.train.get_context()
+    shard = Shard(context.get_world_rank(), context.get_world_size())
+    tracked = TrackedRun(*options["tracked"])
+    state, origin = start(config, _checkpoint_to_go_on_from(run, shard), ray.train.torch.get_device())
+    state.run_id = tracked.run_id
+    training_set, validation = read_data(config)
+    for _ in validation_share(validation, config, shard):
+        pass  # a broken sample is to be found now, not when the first epoch is trained
+    leader = Leader(tracked, options["board"], config, training_set, shard) if shard.rank == 0 else None
+    if leader:
+        leader.note(f"{len(training_set)} images, {len(validation)} validation objects; weights: {origin}")
+    for report in fit(config, state, training_set, validation, shard):
+        if leader:
+            leader.take(report, state)
+            if report.is_checkpoint:
+                save(run, state, config, report.metrics if isinstance(report, EpochReport) else {})
+        if isinstance(report, EpochReport):
+            ray.train.report(report.metrics)
+
+
+def _checkpoint_to_go_on_from(run: UPath, shard: Shard) -> UPath | None:
+    """Let the first worker tidy up and choose, so that all take the same."""
+    chosen = None
+    if shard.rank == 0:
+        sweep(run)
+        found = newest(run)
+        chosen = str(found.path) if found else None
+    (first, *_) = gather(chosen, shard)
+    return UPath(first) if first else None

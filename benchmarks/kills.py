@@ -33,7 +33,7 @@ from benchmarks.harness import OUT
 from mst.checkpoint import WEIGHTS, verify
 from mst.config import Config, override
 from mst.data.synthetic import write_data_set
-from mst.training.checkpoints import newest
+from mst.training.checkpoints import newest, opened
 from pipelines.cluster import Resources, connect
 from pipelines.train import Trained, train_driver
 
@@ -87,7 +87,8 @@ def digest(run: UPath) -> str:
     found = newest(run)
     assert found is not None
     assert found.is_finished
-    return str(verify(Path(str(found.path)))["sha256"][WEIGHTS])
+    with opened(found.path) as folder:
+        return str(verify(folder)["sha256"][WEIGHTS])
 
 
 def workers() -> list[int]:

@@ -3,9 +3,9 @@
     make bench-train
 
 `two_workers_over_one` compares the speed of `pipelines/train.py` on two Ray workers with that on one, a core
-each, for the same batches. `outside_step_share` is the share of time that the loop spends neither in a forward,
-nor in a backward, nor in the optimizer's step: reading, augmenting, placing clicks, averaging weights,
-reporting. On a GPU the loop's speed, MFU and share of waiting for data are measured instead.
+each, for the same batches. `outside_step_share` is the share of time that the loop spends neither in a
+forward, nor in a backward, nor in the optimizer's step: reading, augmenting, placing clicks, averaging
+weights, reporting. On a GPU the loop's speed, MFU and share of waiting for data are measured instead.
 """
 
 import statistics

@@ -4,13 +4,12 @@ import argparse
 
 from mst.command_line import add_options, given
 from mst.config import Config, override
-from mst.errors import ConfigError
-from pipelines.recipes import RECIPES
+from pipelines.recipes import RECIPES, build, summary
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add `--recipe`, and an option for each setting, to a parser."""
-    recipes = "; ".join(f"{name}: {(build.__doc__ or '').splitlines()[0]}" for name, build in RECIPES.items())
+    recipes = "; ".join(f"{name}: {summary(name)}" for name in RECIPES)
     parser.add_argument("--recipe", required=True, metavar="NAME", help=recipes)
     add_options(parser)
 
@@ -21,6 +20,4 @@ def config_of(arguments: argparse.Namespace) -> Config:
     Raises:
         ConfigError: no such recipe, or a wrong value.
     """
-    if arguments.recipe not in RECIPES:
-        raise ConfigError(f"unknown recipe '{arguments.recipe}'; known are {', '.join(RECIPES)}")
-    return override(RECIPES[arguments.recipe](), given(arguments))
+    return override(build(arguments.recipe), given(arguments))

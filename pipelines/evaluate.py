@@ -1,6 +1,6 @@
 """Evaluate a model by the click protocol: NoC, NoF and the IoU after each click.
 
-python pipelines/evaluate.py --model runs/a/epoch_00004 --data coco:/data/annotations/instances_val.json
+python pipelines/evaluate.py --model runs/a/step_00000800 --data coco:/data/annotations/instances_val.json
 python pipelines/evaluate.py --model models:/mst@champion --data grabcut:/data/GrabCut --out out/grabcut.json
 """
 

@@ -1,7 +1,7 @@
 """Write the checkpoint that a training would start from: to measure it, or to use public weights as they are.
 
 python pipelines/initialize.py --recipe real_small --data.root ../shared/data --out runs/real_small_before
-python pipelines/initialize.py --recipe simpleclick_base --train.init simpleclick.pth --out runs/public
+python pipelines/initialize.py --recipe simpleclick_base_cocolvis --train.init simple.pth --out runs/public
 """
 
 import argparse

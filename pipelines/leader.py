@@ -67,7 +67,9 @@ class Leader:
         if self._board:
             post(self._board, report, smooth, self._config)
         if report.step % self._config.train.log_every == 0:
-            metrics = report.metrics | (self._of_gpu(report, model) if torch.cuda.is_available() else {})
+            metrics = report.metrics | {"workers": float(self._shard.world_size)}
+            if torch.cuda.is_available():
+                metrics |= self._of_gpu(report, model)
             with _tolerant():
                 self._tracked.log(metrics, report.step)
 

@@ -165,7 +165,7 @@ def _fit(
             train_worker,
             train_loop_config={
                 "config": config.model_dump(mode="json"),
-                "run": str(folder),
+                "run": folder,
                 "tracked": tuple(tracked),
                 "threads": resources.cpus_per_worker,
                 "board": board,

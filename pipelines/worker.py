@@ -20,11 +20,11 @@ def train_worker(options: dict[str, Any]) -> None:
     """Train this worker's share; Ray Train calls it on every worker, and again after a failure.
 
     Args:
-        options: `config` and `run` (its folder) as plain data, `tracked` (a `TrackedRun`), `threads` for each
+        options: `config` as plain data, `run` (its folder), `tracked` (a `TrackedRun`), `threads` for each
             worker, and the `board` that shows progress, or None.
     """
     torch.set_num_threads(options["threads"])
-    config, run = from_dict(options["config"]), UPath(options["run"])
+    config, run = from_dict(options["config"]), options["run"]
     context = ray.train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
     tracked = TrackedRun(*options["tracked"])

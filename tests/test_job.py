@@ -1,6 +1,8 @@
-"""`ray job submit` to a cluster that `ray start` made: `make test-cluster`."""
+"""`ray job submit` to a cluster that `ray start` made, and what it uploads: `make test-cluster`."""
 
+import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -9,29 +11,84 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZipFile
 
 import httpx
+import mlflow
 import pytest
+from ray._private.runtime_env.packaging import create_package
+from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
-from mst.config import override
-from pipelines.storage import PROJECT, newest_checkpoint
+from mst.checkpoint import MANIFEST
+from mst.config import Config, override
+from pipelines.storage import PROJECT
 from tests.conftest import as_options, free_port
 
 pytestmark = pytest.mark.cluster
 
 PROGRAMS = Path(sys.executable).parent
+STAYS = (".git", ".venv", "checkpoints", "data", "docs", "mlruns", "out", "runs")  # what no job is sent
+MEGABYTE = 2**20
+EPOCHS = 20
+COMMIT = "0123456789" * 4
 
 
-@pytest.fixture
-def environment() -> dict[str, str]:
-    """Of the cluster and of who uses it: the python of its jobs, and a token without which it runs none."""
+class Cluster(NamedTuple):
+    """A cluster, and what its user has in the environment."""
+
+    address: str
+    environment: dict[str, str]
+
+    def command(self, verb: str, *arguments: str) -> list[str]:
+        """A command line of `ray job`."""
+        return [str(PROGRAMS / "ray"), "job", verb, "--address", self.address, *arguments]
+
+    def job(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `ray job`; what it prints of errors is in its output too."""
+        return subprocess.run(
+            self.command(verb, *arguments),
+            cwd=PROJECT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=180,
+        )
+
+    def train(self, registry: str, *arguments: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
+        """Submit a training."""
+        variables = {"env_vars": {"MLFLOW_TRACKING_URI": registry, "MST_COMMIT": COMMIT}}
+        return self.job(
+            "submit",
+            *("--working-dir", ".", "--runtime-env-json", json.dumps(variables)),
+            *(() if wait else ("--no-wait",)),
+            *("--", "python", "pipelines/train.py", "--recipe", "demo", "--num-workers", "2", *arguments),
+        )
+
+    def follow(self, job: str, text: str) -> str:
+        """Read a job's log until a text is in it; return the log so far."""
+        command = self.command("logs", "--follow", job)
+        seen = ""
+        with subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as reader:
+            for line in reader.stdout:
+                seen += line
+                if text in line:
+                    break
+            reader.terminate()
+        return seen
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of two cores that obeys nobody without its token; its jobs run this python."""
     path = f"{PROGRAMS}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
-@pytest.fixture
-def head(environment) -> Iterator[str]:
-    """The address of a cluster's job server."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    at_once = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # or its end takes half a minute
+    environment = {**os.environ, "PATH": path, **token, **at_once}
     dashboard, agent = free_port(), free_port()
     address = f"http://127.0.0.1:{dashboard}"
     # Not `ray stop` in the end: it would stop every Ray on the machine.
@@ -53,38 +110,78 @@ def head(environment) -> Iterator[str]:
                 break
         except httpx.HTTPError:
             time.sleep(0.5)
-    yield address
+    yield Cluster(address, environment)
     process.terminate()
     process.wait(timeout=60)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def submit(
-    address: str, environment: dict[str, str], registry: str, *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    """Submit a training and wait for its end."""
-    return subprocess.run(
-        [
-            *(PROGRAMS / "ray", "job", "submit", "--address", address, "--working-dir", "."),
-            *("--runtime-env-json", f'{{"env_vars": {{"MLFLOW_TRACKING_URI": "{registry}"}}}}'),
-            *("--", "python", "pipelines/train.py", "--recipe", "demo", "--num-workers", "2", *arguments),
-        ],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def options(config: Config, storage: Path) -> list[str]:
+    """Of a training, which is named `job`."""
+    return ["--name", "job", "--storage", str(storage), *as_options(config)]
 
 
-def test_a_job_trains_and_refuses_paths_that_go_with_it(head, environment, registry, config, tmp_path):
-    config = override(config, {"train.epochs": 1})
-    arguments = ["--name", "job", "--storage", str(tmp_path), *as_options(config)]
-    done = submit(head, environment, registry, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert newest_checkpoint(tmp_path / "job") == tmp_path / "job" / "epoch_00001"
+def test_a_stopped_job_goes_on_and_finishes(cluster, registry, config, tmp_path):
+    arguments = options(override(config, {"train.epochs": EPOCHS, "train.samples_per_epoch": 48}), tmp_path)
+    submitted = cluster.train(registry, *arguments, wait=False)
+    assert submitted.returncode == 0, submitted.stdout
+    job = re.search(r"raysubmit_\w+", submitted.stdout)[0]
+    log = cluster.follow(job, f"epoch 3/{EPOCHS}")
+    assert f"epoch 1/{EPOCHS}" in log, log
+    assert "RUNNING" in cluster.job("status", job).stdout
+    stopped = cluster.job("stop", job)
+    assert stopped.returncode == 0, stopped.stdout
+    assert "was stopped" in cluster.job("status", job).stdout
+    log = cluster.job("logs", job).stdout
+    assert f"epoch 3/{EPOCHS}" in log
+    assert "best checkpoint" not in log
+
+    done = cluster.train(registry, *arguments)
+    assert done.returncode == 0, done.stdout
+    assert f"epoch 1/{EPOCHS}" not in done.stdout
+    assert f"epoch {EPOCHS}/{EPOCHS}" in done.stdout
     assert "best checkpoint" in done.stdout
+    assert list((tmp_path / "job").glob(f"*/{MANIFEST}"))
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["git_commit"] == COMMIT
 
-    refused = submit(head, environment, registry, *arguments, "--storage", "runs")
+
+def test_a_job_refuses_paths_that_go_with_it(cluster, registry, config, tmp_path):
+    refused = cluster.train(registry, *options(config, tmp_path), "--storage", "runs")
     assert refused.returncode != 0
     assert "the path 'runs' is relative, but a Ray job runs in a copy of the project" in refused.stdout
+
+
+@pytest.mark.parametrize("token", [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}])
+def test_who_has_not_the_token_submits_nothing(cluster, registry, tmp_path, token):
+    known = {name: value for name, value in cluster.environment.items() if not name.startswith("RAY_AUTH")}
+    # Ray looks for a token in the home folder as well.
+    stranger = cluster._replace(environment={**known, "HOME": str(tmp_path), **token})
+    before = cluster.job("list").stdout
+    refused = stranger.train(registry, "--storage", str(tmp_path), wait=False)
+    assert refused.returncode != 0
+    assert "uthenticat" in refused.stdout, refused.stdout
+    assert "raysubmit" not in refused.stdout
+    assert cluster.job("list").stdout.count("submission_id") == before.count("submission_id")
+
+
+def test_data_and_checkpoints_are_not_uploaded(tmp_path):
+    project, package = tmp_path / "project", tmp_path / "package.zip"
+    shutil.copytree(
+        PROJECT, project, ignore=lambda folder, _: STAYS if Path(folder) == PROJECT else ["__pycache__"]
+    )
+    for name in STAYS:
+        for file in (project / name / "large.bin", project / name / "some" / "where" / "model.safetensors"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(secrets.token_bytes(4 * MEGABYTE))
+
+    def upload(folder: str, excludes: list[str]) -> None:
+        create_package(folder, package, include_gitignore=True, excludes=excludes)
+
+    upload_working_dir_if_needed({"working_dir": str(project)}, include_gitignore=True, upload_fn=upload)
+    names = set(ZipFile(package).namelist())
+    assert {name.partition("/")[0] for name in names}.isdisjoint(STAYS)
+    sources = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "mst").rglob("*.py")}
+    assert sources | {"pipelines/train.py", "tune_spaces/__init__.py", "pyproject.toml"} <= names
+    assert package.stat().st_size < MEGABYTE

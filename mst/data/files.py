@@ -54,7 +54,7 @@ _CLIENTS: dict[str, dict[str, Any]] = {
 }
 
 _ABSENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-_MISTAKES = (NoCredentialsError, PartialCredentialsError, ImportError, TypeError, ValueError)
+_MISTAKES = (NoCredentialsError, PartialCredentialsError, ImportError, AttributeError, TypeError, ValueError)
 _REFUSALS = {errno.EINVAL, errno.EPERM}  # what s3fs makes of S3's answer that a request is wrong
 _BUSY = {408, 425, 429}
 

@@ -100,8 +100,8 @@ def images(root: UPath) -> list[UPath]:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """Ray on this machine, with two cores."""
+def cluster(s3: "S3") -> Iterator[None]:
+    """Ray on this machine, with two cores; its workers find S3 as the tests do."""
     connect(num_cpus=2)
     yield
     ray.shutdown()

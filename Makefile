@@ -30,7 +30,7 @@ test-cluster: $(READY) ## submit a job to a real Ray cluster on this machine
 	$(BIN)/python -m pytest -m cluster
 
 .PHONY: test-chaos
-test-chaos: $(READY) ## run the tests of faults that last half a minute
+test-chaos: $(READY) ## kill workers, lose a node, take the store away: some twenty minutes
 	$(BIN)/python -m pytest -m chaos
 
 .PHONY: lint

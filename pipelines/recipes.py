@@ -141,6 +141,7 @@ def mst_base_cocolvis() -> Config:
             "data.val": ["coco:annotations/instances_val2017.json"],
             "data.loader_workers": 8,
             "train.init": "timm:vit_base_patch16_224.mae",
+            "train.checkpoint_every": 500,  # some eight minutes
         },
     )
 

@@ -1,4 +1,4 @@
-"""Faults in the middle of a training: `make test-chaos`, some fifteen minutes."""
+"""Faults in the middle of a training: `make test-chaos`."""
 
 import itertools
 import threading

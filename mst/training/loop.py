@@ -6,8 +6,9 @@ when to stop. It works alone and inside a `torch.distributed` process group.
 
 import copy
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -95,54 +96,63 @@ def _train_epoch(
     config: Config, state: TrainingState, training_set: TrainingSet, shard: Shard
 ) -> Iterator[StepReport]:
     """Take the steps that are left of an epoch."""
-    epoch, first = divmod(state.step, config.train.steps_per_epoch)
+    train = config.train
+    epoch, first = divmod(state.step, train.steps_per_epoch)
     batches = ShardedBatches(
         len(training_set),
-        config.train.samples_per_epoch,
-        config.train.batch_size,
-        micro_batches=config.train.micro_batches or shard.world_size,
+        train.samples_per_epoch,
+        train.batch_size,
+        micro_batches=train.micro_batches or shard.world_size,
         seed=config.seed,
         epoch=epoch,
         shard=shard,
         first=first,
     )
-    loader = DataLoader(
-        training_set,
-        batch_sampler=batches,
-        num_workers=config.data.loader_workers,
-        pin_memory=torch.cuda.is_available(),
-    )
-    freeze(state.model, config.train.frozen if epoch < config.train.freeze_epochs else ())
-    # Wrapped anew in each epoch, since the wrapper notes once which parameters learn.
-    network = DistributedDataParallel(state.model) if shard.world_size > 1 else state.model
-    state.model.train()
-    start, skipped = time.perf_counter(), 0
-    mine = iter(loader)
-    for number in range(first, config.train.steps_per_epoch):
-        step = state.step
-        rate = learning_rate(step, config.train.steps_per_epoch, config.train.epochs, config.optim)
-        set_learning_rate(state.optimizer, rate)
+    workers, pins = config.data.loader_workers, torch.cuda.is_available()
+    mine = iter(DataLoader(training_set, batch_sampler=batches, num_workers=workers, pin_memory=pins))
+    network = _network(state, config, epoch, shard)
+    skipped = 0
+    for number in range(first, train.steps_per_epoch):
+        start = time.perf_counter()
         parts = {part: Batch(*next(mine)) for part in batches.mine}
         waited = time.perf_counter() - start
         skipped += sum(int(batch.skipped.sum()) for batch in parts.values())
-        metrics = _checked_step(network, state, parts, config)
+        metrics = _take_step(network, state, parts, config)
         if state.bad_steps:
-            _complain(state, batches, number, training_set, config, shard)
-        if state.average is not None:
-            update_average(state.average, state.model, config.optim.ema, step)
+            keys = [key for part in parts for key in batches.keys(number, part)]
+            _complain(state, metrics, [training_set.name(key) for key in keys], config, shard)
         seconds = time.perf_counter() - start
-        metrics["images_per_second"] = config.train.batch_size / seconds
-        metrics["data_wait_share"] = waited / seconds
-        metrics["lr"] = rate
-        every = config.train.checkpoint_every
-        is_checkpoint = every > 0 and state.step % every == 0
-        if is_checkpoint or number + 1 == config.train.steps_per_epoch:
+        metrics |= {"images_per_second": train.batch_size / seconds, "data_wait_share": waited / seconds}
+        is_checkpoint = _checkpoint_is_due(state, config)
+        if is_checkpoint or number + 1 == train.steps_per_epoch:
             state.skipped_samples += sum(gather(skipped, shard))
             skipped = 0
-        # The end of an epoch is saved together with its validation.
-        is_checkpoint &= not _validation_is_due(state, config)
-        yield StepReport(epoch, step, config.train.steps, metrics, is_checkpoint)
-        start = time.perf_counter()
+        yield StepReport(epoch, state.step - 1, train.steps, metrics, is_checkpoint)
+
+
+def _network(state: TrainingState, config: Config, epoch: int, shard: Shard) -> nn.Module:
+    """The model as an epoch trains it, wrapped anew: the wrapper notes once which parameters learn."""
+    freeze(state.model, config.train.frozen if epoch < config.train.freeze_epochs else ())
+    state.model.train()
+    return DistributedDataParallel(state.model) if shard.world_size > 1 else state.model
+
+
+def _checkpoint_is_due(state: TrainingState, config: Config) -> bool:
+    """Whether so many steps are taken; the end of an epoch is saved together with its validation."""
+    every = config.train.checkpoint_every
+    return every > 0 and state.step % every == 0 and not _validation_is_due(state, config)
+
+
+def _take_step(
+    network: nn.Module, state: TrainingState, parts: Mapping[int, Batch], config: Config
+) -> dict[str, float]:
+    step = state.step
+    rate = learning_rate(step, config.train.steps_per_epoch, config.train.epochs, config.optim)
+    set_learning_rate(state.optimizer, rate)
+    metrics = _checked_step(network, state, parts, config)
+    if state.average is not None:
+        update_average(state.average, state.model, config.optim.ema, step)
+    return metrics | {"lr": rate}
 
 
 def _checked_step(
@@ -164,21 +174,25 @@ def _checked_step(
 
 
 def _complain(
-    state: TrainingState,
-    batches: ShardedBatches,
-    number: int,
-    training_set: TrainingSet,
-    config: Config,
-    shard: Shard,
+    state: TrainingState, metrics: Mapping[str, float], images: Sequence[str], config: Config, shard: Shard
 ) -> None:
-    """Say of which images a step was left out; stop where that has become the rule."""
-    keys = [key for part in batches.mine for key in batches.keys(number, part)]
-    names = sorted(
-        {name for each in gather([training_set.name(key) for key in keys], shard) for name in each}
+    """Say of which images a step was left out; stop where that has become the rule.
+
+    Args:
+        state: after the step.
+        metrics: of the step.
+        images: that this worker read for it.
+        config: of the experiment.
+        shard: this worker's place.
+    """
+    everyone = gather((math.isfinite(metrics["loss"]), images), shard)
+    what = (
+        f"step {state.step - 1} has no finite loss or gradient; "
+        f"its images: {', '.join(sorted({name for _, names in everyone for name in names}))}"
     )
-    step = state.step - 1
-    what = f"step {step} has no finite loss or gradient; its images: {', '.join(names)}"
-    _log.warning("left out: %s", what)
+    # In fp16 the loss's scale is lowered where a gradient overflows: that is no fault of the images.
+    if config.train.precision != "fp16" or not all(is_finite for is_finite, _ in everyone):
+        _log.warning("left out: %s", what)
     if state.bad_steps >= config.train.max_bad_steps:
         raise TrainingError(
             f"{what}. It is the last of {state.bad_steps} in a row, which changed nothing: the newest "

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import ray
@@ -50,7 +51,7 @@ class Kill:
     lost_steps: int
     """Steps that were taken twice."""
     seconds_to_recover: float
-    """From the kill to the next step."""
+    """From the kill to the next step or validation, or to the end where all were done."""
     is_equal: bool
     """Whether the weights in the end are those of the undisturbed run."""
 
@@ -133,19 +134,19 @@ def run_and_kill(
 
 
 def measured(trained: Trained, killed: float, moment: str, is_equal: bool) -> Kill:
-    """What a kill cost, by the curve that the run left."""
-    points = trained.run.client().get_metric_history(trained.run.run_id, "loss")
-    points.sort(key=lambda point: point.timestamp)
-    times = [point.timestamp / 1000 for point in points]
-    after = [number for number, when in enumerate(times) if when > killed]
-    # A survivor may log once more; what comes after the longest silence is the new group's.
-    resumed = max(after, key=lambda number: times[number] - (times[number - 1] if number else killed))
-    done = sum(when <= killed for when in times)
+    """What a kill cost, by the curves that the run left."""
+    client, run_id = trained.run.client(), trained.run.run_id
+    steps = client.get_metric_history(run_id, "loss")
+    points = [*steps, *client.get_metric_history(run_id, "val_score")]
+    times = sorted(point.timestamp / 1000 for point in points)
+    # A survivor may log once more: what comes after the longest silence is the new group's.
+    silences = [(after - before, after) for before, after in pairwise([killed, *times]) if after > killed]
+    resumed = max(silences)[1] if silences else client.get_run(run_id).info.end_time / 1000
     return Kill(
         moment=moment,
-        step=points[done - 1].step + 1 if done else 0,
-        lost_steps=len(points) - len({point.step for point in points}),
-        seconds_to_recover=times[resumed] - killed,
+        step=len({point.step for point in steps if point.timestamp / 1000 <= killed}),
+        lost_steps=len(steps) - len({point.step for point in steps}),
+        seconds_to_recover=resumed - killed,
         is_equal=is_equal,
     )
 
@@ -160,7 +161,7 @@ def kills(count: int, folder: Path, seed: int = 0) -> Iterator[Kill]:
     train_driver(config, UPath(folder) / "undisturbed", Resources(num_workers=2), uri=uri)
     seconds, expected = time.monotonic() - start, digest(UPath(folder) / "undisturbed")
     for number in range(count):
-        delay = None if number % 3 == 2 else rng.uniform(0, 0.8 * seconds)
+        delay = None if number % 3 == 2 else rng.uniform(0, 0.7 * seconds)
         run = UPath(folder) / f"killed_{number}"
         trained, killed = run_and_kill(config, run, uri, delay, rng)
         if not killed:  # it was over before the moment came

@@ -35,8 +35,14 @@ class Click:
     is_positive: bool
 
 
-def check_clicks(clicks: Sequence[Click], height: int, width: int) -> None:
+def check_clicks(clicks: Sequence[Click], height: int, width: int, *, needs_positive: bool = True) -> None:
     """Refuse clicks that no mask can be predicted from.
+
+    Args:
+        clicks: all clicks on one object.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        needs_positive: whether nothing but a positive click says where the object is.
 
     Raises:
         ClickError: there is no positive click, or one lies outside the image of `height` x `width` pixels.
@@ -48,7 +54,7 @@ def check_clicks(clicks: Sequence[Click], height: int, width: int) -> None:
                 f"click {number} at row {click.row}, col {click.col} lies outside the image "
                 f"of {height} rows and {width} columns"
             )
-    if not any(click.is_positive for click in clicks):
+    if needs_positive and not any(click.is_positive for click in clicks):
         raise ClickError("at least one positive click is needed to say where the object is")
 
 

@@ -3,10 +3,12 @@
 MSTError
 |-- ConfigError      a setting is unknown or has a wrong value
 |-- DataError        a data set cannot be used as it is
+|   |-- NothingToClickError
 |   `-- ImageError   one image cannot be read
 |       `-- ImageTooLargeError
 |-- ClickError       a list of clicks that no mask can be predicted from
 |-- CheckpointError  a checkpoint is damaged, or made for another architecture
+|-- PredictionError  a model's answer is no number
 |-- TrainingError    a training cannot go on
 `-- ServerError      a server refused a request, or could not be reached
 """
@@ -28,6 +30,10 @@ class SizeError(DataError):
     """A mask or an image has another size than its data set says."""
 
 
+class NothingToClickError(DataError):
+    """An object has no pixel to click on: it is empty, all void, or its initial mask is right already."""
+
+
 class ImageError(DataError):
     """One image is missing, broken, or not an image at all."""
 
@@ -42,6 +48,10 @@ class ClickError(MSTError, ValueError):
 
 class CheckpointError(MSTError, ValueError):
     """A checkpoint is damaged, incomplete, or made for another architecture."""
+
+
+class PredictionError(MSTError):
+    """A model's probabilities are no numbers."""
 
 
 class TrainingError(MSTError):

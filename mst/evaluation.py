@@ -5,33 +5,46 @@ computed from the records of the objects.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mst.clicks import Click, next_click
+from mst.clicks import Click, Mask, next_click
 from mst.data.annotations import Sample
-from mst.data.images import RGB
-from mst.metrics import iou, never_reached, number_of_clicks
+from mst.errors import NothingToClickError, PredictionError
+from mst.metrics import boundary_iou, iou, never_reached, number_of_clicks
 from mst.predictor import Segment
 
 TARGETS = (0.80, 0.85, 0.90, 0.95)
 
-Open = Callable[[RGB], Segment]
-"""Takes an image (H, W, 3) and returns what answers clicks on it; `Predictor.open` is one."""
+Open = Callable[..., Segment]
+"""Takes an image (H, W, 3), for mask correction the initial mask (H, W) too, and returns what answers clicks
+on it; `Predictor.open` is one. A method that cannot start from a mask need not take one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ObjectRecord:
     """What happened on one object."""
 
     name: str
+    height: int
+    """Of the image, in pixels."""
+    width: int
     area_share: float
     """Share of the image that the object covers."""
+    size_class: str = ""
+    """Group of sizes that the data set counts the object to; empty for none."""
+    init_iou: float | None = None
+    """IoU of the mask that the clicks correct; None where they start from nothing."""
     clicks: tuple[Click, ...]
     ious: tuple[float, ...]
     """After each click."""
-    seconds: tuple[float, ...]
-    """For each click's mask; the choice of the click is not counted."""
+    boundary_ious: tuple[float, ...]
+    """After each click (`mst.metrics.boundary_iou`)."""
+    seconds_model: tuple[float, ...]
+    """Until each click's mask is there; of a forward that several objects share, this one's part."""
+    seconds_total: tuple[float, ...]
+    """The same, with the choice of the click and the comparison of the mask."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,9 @@ class Summary:
     iou: tuple[float, ...]
     """Mean IoU after each click; an object that was finished keeps its last IoU."""
     seconds_per_click: float
+    """SPC of the model alone."""
+    seconds_per_click_total: float
+    """SPC end to end: with the choice of the clicks and the comparison of the masks."""
 
     @property
     def mean_iou(self) -> float:
@@ -61,8 +77,73 @@ class Summary:
             **{f"iou_at_{click}": value for click, value in enumerate(self.iou, 1)},
             "iou": self.mean_iou,
             "seconds_per_click": self.seconds_per_click,
+            "seconds_per_click_total": self.seconds_per_click_total,
             "objects": float(self.objects),
         }
+
+
+class ObjectUnderTest:
+    """The protocol on one object, whatever answers its clicks.
+
+    `next_clicks` are answered with `take`, again and again, until there are none; then `record` says what
+    happened.
+
+    Args:
+        sample: image, object and void.
+        max_clicks: at least 1.
+        target: IoU at which to stop.
+    """
+
+    def __init__(self, sample: Sample, max_clicks: int, target: float) -> None:
+        self.sample = sample
+        self._max_clicks, self._target = max_clicks, target
+        self._mask = sample.mask & False if sample.init_mask is None else sample.init_mask
+        self._clicks: list[Click] = []
+        self._ious: list[float] = []
+        self._boundary_ious: list[float] = []
+        self._seconds_model: list[float] = []
+        self._seconds_total: list[float] = []
+        self._seconds_choosing = 0.0
+
+    def next_clicks(self) -> tuple[Click, ...] | None:
+        """Place the next click and return all so far; None where the object is finished."""
+        start = time.perf_counter()
+        if len(self._ious) == self._max_clicks or (self._ious and self._ious[-1] >= self._target):
+            return None
+        click = next_click(self._mask, self.sample.mask, self.sample.void, self._clicks)
+        if click is None:  # every wrong pixel has been clicked: more of the same would change nothing
+            return None
+        self._clicks.append(click)
+        self._seconds_choosing = time.perf_counter() - start
+        return tuple(self._clicks)
+
+    def take(self, mask: Mask, seconds_model: float) -> None:
+        """Take the mask (H, W) that answers the clicks, and the seconds that it took."""
+        start = time.perf_counter()
+        self._mask, sample = mask, self.sample
+        self._ious.append(iou(mask, sample.mask, sample.void))
+        around = self._seconds_choosing + time.perf_counter() - start
+        self._boundary_ious.append(boundary_iou(mask, sample.mask, sample.void))
+        self._seconds_model.append(seconds_model)
+        self._seconds_total.append(seconds_model + around)
+
+    def record(self) -> ObjectRecord:
+        """Return what happened until now."""
+        sample = self.sample
+        init_mask = sample.init_mask
+        return ObjectRecord(
+            name=sample.name,
+            height=sample.mask.shape[0],
+            width=sample.mask.shape[1],
+            area_share=float(sample.mask.mean()),
+            size_class=sample.size_class,
+            init_iou=None if init_mask is None else iou(init_mask, sample.mask, sample.void),
+            clicks=tuple(self._clicks),
+            ious=tuple(self._ious),
+            boundary_ious=tuple(self._boundary_ious),
+            seconds_model=tuple(self._seconds_model),
+            seconds_total=tuple(self._seconds_total),
+        )
 
 
 def evaluate_object(open_image: Open, sample: Sample, max_clicks: int, target: float) -> ObjectRecord:
@@ -73,22 +154,19 @@ def evaluate_object(open_image: Open, sample: Sample, max_clicks: int, target: f
         sample: image, object and void.
         max_clicks: at least 1.
         target: IoU at which to stop.
+
+    Raises:
+        PredictionError: the method's answer is no number.
     """
-    segment = open_image(sample.image)
-    mask = sample.mask & False
-    clicks: list[Click] = []
-    ious: list[float] = []
-    seconds: list[float] = []
-    while len(clicks) < max_clicks and (not ious or ious[-1] < target):
-        click = next_click(mask, sample.mask, sample.void, clicks)
-        if click is None:  # every wrong pixel has been clicked: more of the same would change nothing
-            break
-        clicks.append(click)
+    init = () if sample.init_mask is None else (sample.init_mask,)
+    segment = open_image(sample.image, *init)
+    test = ObjectUnderTest(sample, max_clicks, target)
+    while clicks := test.next_clicks():
         start = time.perf_counter()
-        mask = segment(clicks)
-        seconds.append(time.perf_counter() - start)
-        ious.append(iou(mask, sample.mask, sample.void))
-    return ObjectRecord(sample.name, float(sample.mask.mean()), tuple(clicks), tuple(ious), tuple(seconds))
+        with naming(sample):
+            mask = segment(clicks)
+        test.take(mask, time.perf_counter() - start)
+    return test.record()
 
 
 def evaluate(
@@ -97,6 +175,7 @@ def evaluate(
     max_clicks: int,
     targets: Sequence[float] = TARGETS,
     on_object: Callable[[ObjectRecord], None] | None = None,
+    on_skipped: Callable[[str], None] | None = None,
 ) -> list[ObjectRecord]:
     """Run the protocol on every object, each until it reaches the highest target.
 
@@ -106,13 +185,51 @@ def evaluate(
         max_clicks: for each object.
         targets: IoUs of interest, 0 .. 1.
         on_object: told of each object when it is done.
+        on_skipped: told of each object that has nothing to click on, by name and reason; it has no record.
+
+    Raises:
+        NothingToClickError: there is such an object, and nobody who is told.
+        PredictionError: the method's answer is no number.
     """
     records = []
-    for sample in samples:
+    for sample in clickable(samples, on_skipped):
         records.append(evaluate_object(open_image, sample, max_clicks, max(targets)))
         if on_object:
             on_object(records[-1])
     return records
+
+
+def clickable(samples: Iterable[Sample], on_skipped: Callable[[str], None] | None = None) -> Iterator[Sample]:
+    """Pass on the objects that have something to click on, each when it is asked for.
+
+    Args:
+        samples: whose iterator goes on after an error, as that of a `SampleSet`.
+        on_skipped: told of each of the others, by name and reason.
+
+    Raises:
+        NothingToClickError: there is one of the others, and nobody who is told.
+    """
+    reading = iter(samples)
+    while True:
+        try:
+            sample = next(reading)
+        except StopIteration:
+            return
+        except NothingToClickError as error:
+            if on_skipped is None:
+                raise
+            on_skipped(str(error))
+        else:
+            yield sample
+
+
+@contextmanager
+def naming(sample: Sample) -> Iterator[None]:
+    """Name the object whose prediction fails in the block."""
+    try:
+        yield
+    except PredictionError as error:
+        raise PredictionError(f"{sample.name}: {error}") from None
 
 
 def summarize(
@@ -121,7 +238,7 @@ def summarize(
     """Compute the field's figures from the records of at least one object."""
     count = len(records)
     held = [[*each.ious, *[each.ious[-1]] * (max_clicks - len(each.ious))] for each in records]
-    clicks = sum(len(each.seconds) for each in records)
+    clicks = sum(len(each.clicks) for each in records)
     noc, nof = {}, {}
     for target in targets:
         percent = round(100 * target)
@@ -133,5 +250,6 @@ def summarize(
         noc=noc,
         nof=nof,
         iou=tuple(sum(column) / count for column in zip(*held, strict=True)),
-        seconds_per_click=sum(sum(each.seconds) for each in records) / clicks,
+        seconds_per_click=sum(sum(each.seconds_model) for each in records) / clicks,
+        seconds_per_click_total=sum(sum(each.seconds_total) for each in records) / clicks,
     )

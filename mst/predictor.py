@@ -2,9 +2,11 @@
 
 A prediction depends on the image, the clicks in their order and the weights, on nothing else. Each click
 costs one forward, which is told the previous click's probabilities; whoever holds those (`Prediction`) adds
-a click with one forward, and whoever lost them gets the same result by replaying the clicks.
+a click with one forward, and whoever lost them gets the same result by replaying the clicks. A mask that is
+to be corrected takes the place of the probabilities before the first click.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from mst.clicks import Click, Mask, check_clicks, click_tensor
 from mst.config import EvalConfig
 from mst.data.images import RGB, resize
+from mst.errors import PredictionError
 from mst.model import MST
 from mst.zoom import Box, zoom_box
 
@@ -23,6 +26,16 @@ Probabilities = NDArray[np.float32]
 
 Segment = Callable[[Sequence[Click]], Mask]
 """Answers the whole list of clicks on one image with a mask."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What is spent on a click; the field reports more than one forward as a row of its own."""
+
+    flip: bool = False
+    """Whether probabilities are the mean of the image's and its mirror's."""
+    cascade: int = 0
+    """Forwards beyond the first, with the same clicks and the new previous mask (cf-n)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,11 @@ class Prediction:
         return inside / union if union else 0.0
 
 
+def start_from(mask: Mask) -> Prediction:
+    """Return the state before the first click on an object of which there is a mask already, (H, W)."""
+    return Prediction((), mask.astype(np.float32), None)
+
+
 @dataclass(frozen=True)
 class Crop:
     """What one forward of the network reads: a box of the image at the network's size S."""
@@ -67,19 +85,21 @@ def next_crop(
     Args:
         image: (H, W, 3).
         clicks: all clicks so far, in the image's pixels.
-        previous: the prediction for all of them but the last; None at the first click.
+        previous: the prediction for all of them but the last, or in a cascade for all; None at the start.
         size: S, the side of the network's input; the box is resized to it without regard to its aspect.
         config: threshold and zoom.
     """
     height, width = image.shape[:2]
     box = None
-    if previous and config.zoom:
+    if previous and config.zoom and len(clicks) > 1:
         box = zoom_box(previous.mask(config.threshold), clicks, previous.box, config)
     seen = box or Box(0, 0, height, width)
-    probabilities = previous.probabilities if previous else np.zeros((height, width), np.float32)
+    prev_mask = np.zeros((size, size), np.float32)
+    if previous:
+        prev_mask = resize(previous.probabilities[seen.slices()], size, size)
     return Crop(
         image=resize(image[seen.slices()], size, size),
-        prev_mask=resize(probabilities[seen.slices()], size, size),
+        prev_mask=prev_mask,
         clicks=tuple(_into(seen, size, click) for click in clicks),
         box=box,
     )
@@ -95,7 +115,12 @@ def paste(
         probabilities: what it returned.
         clicks: all clicks so far, in the image's pixels.
         shape: H and W of the image.
+
+    Raises:
+        PredictionError: a probability is no number.
     """
+    if not math.isfinite(probabilities.sum()):
+        raise PredictionError(f"after {len(clicks)} clicks the model's probabilities are no numbers")
     pasted = np.zeros(shape, np.float32)
     seen = crop.box or Box(0, 0, *shape)
     pasted[seen.slices()] = resize(probabilities, seen.height, seen.width)
@@ -103,12 +128,21 @@ def paste(
 
 
 @torch.inference_mode()
-def forward(model: MST, crops: Sequence[Crop]) -> list[Probabilities]:
+def forward(model: MST, crops: Sequence[Crop], *, flip: bool = False) -> list[Probabilities]:
     """Run the network on several crops at once; it must be in evaluation mode.
+
+    Args:
+        model: the network.
+        crops: what it reads.
+        flip: whether to run it on the mirrored crops too, in the same batch, and take the mean.
 
     Returns:
         Each crop's (S, S) probabilities.
     """
+    if flip:
+        both = forward(model, [*crops, *map(_mirrored, crops)])
+        pairs = zip(both[: len(crops)], both[len(crops) :], strict=True)
+        return [np.asarray((one + mirrored[:, ::-1]) / 2, np.float32) for one, mirrored in pairs]
     device = model.mean.device
     image = torch.from_numpy(np.stack([crop.image for crop in crops])).to(device)
     prev_mask = torch.from_numpy(np.stack([crop.prev_mask for crop in crops])).to(device)
@@ -125,46 +159,66 @@ class Predictor:
     Args:
         model: put into evaluation mode here.
         config: threshold and zoom.
+        effort: spent on each click.
     """
 
-    def __init__(self, model: MST, config: EvalConfig) -> None:
+    def __init__(self, model: MST, config: EvalConfig, effort: Effort | None = None) -> None:
         self.model = model.eval()
         self.config = config
+        self.effort = effort or Effort()
 
     def predict(self, image: RGB, clicks: Sequence[Click], previous: Prediction | None = None) -> Prediction:
         """Predict the object after `clicks`.
 
         Args:
             image: (H, W, 3).
-            clicks: all clicks, in the image's pixels; at least one positive.
-            previous: an earlier prediction on this image; where its clicks begin the list, only the further
-                ones cost a forward.
+            clicks: all clicks, in the image's pixels; at least one positive where there was no mask before.
+            previous: an earlier prediction on this image, or `start_from` a mask; where its clicks begin the
+                list, only the further ones cost a forward.
 
         Raises:
             ClickError: no positive click, or one outside the image.
+            PredictionError: the model returns NaN.
         """
         height, width = image.shape[:2]
-        check_clicks(clicks, height, width)
-        if previous and previous.clicks != tuple(clicks[: len(previous.clicks)]):
+        if previous and not _begins(previous, clicks):
             previous = None
+        check_clicks(clicks, height, width, needs_positive=previous is None)
         done = len(previous.clicks) if previous else 0
         for number in range(done + 1, len(clicks) + 1):
-            crop = next_crop(image, clicks[:number], previous, self.model.config.image_size, self.config)
-            probabilities = forward(self.model, [crop])[0]
-            previous = paste(crop, probabilities, clicks[:number], (height, width))
+            for _ in range(1 + self.effort.cascade):
+                crop = next_crop(image, clicks[:number], previous, self.model.config.image_size, self.config)
+                probabilities = forward(self.model, [crop], flip=self.effort.flip)[0]
+                previous = paste(crop, probabilities, clicks[:number], (height, width))
         assert previous is not None  # check_clicks saw at least one click
         return previous
 
-    def open(self, image: RGB) -> Segment:
-        """Return a function from clicks on this image to a mask, which remembers its last prediction."""
-        last: Prediction | None = None
+    def open(self, image: RGB, init_mask: Mask | None = None) -> Segment:
+        """Return a function from clicks on this image to a mask, which remembers its last prediction.
+
+        Args:
+            image: (H, W, 3).
+            init_mask: (H, W), to be corrected by the clicks; None to start from nothing.
+        """
+        start = None if init_mask is None else start_from(init_mask)
+        last = start
 
         def segment(clicks: Sequence[Click]) -> Mask:
             nonlocal last
-            last = self.predict(image, clicks, last)
+            last = self.predict(image, clicks, last if last and _begins(last, clicks) else start)
             return last.mask(self.config.threshold)
 
         return segment
+
+
+def _begins(prediction: Prediction, clicks: Sequence[Click]) -> bool:
+    return prediction.clicks == tuple(clicks[: len(prediction.clicks)])
+
+
+def _mirrored(crop: Crop) -> Crop:
+    last = crop.image.shape[1] - 1
+    clicks = tuple(Click(each.row, last - each.col, each.is_positive) for each in crop.clicks)
+    return Crop(crop.image[:, ::-1], crop.prev_mask[:, ::-1], clicks, crop.box)
 
 
 def _into(box: Box, size: int, click: Click) -> Click:

@@ -2,12 +2,16 @@ import numpy as np
 import pytest
 
 from mst.clicks import Click, next_click
+from mst.config import EvalConfig
 from mst.data.annotations import Sample
-from mst.errors import DataError
+from mst.data.sources import SampleSet
+from mst.errors import DataError, NothingToClickError, PredictionError
 from mst.evaluation import evaluate, evaluate_object, summarize
-from mst.metrics import iou, never_reached, number_of_clicks
+from mst.metrics import boundary_iou, iou, never_reached, number_of_clicks
+from mst.model import MST
 from mst.peers import open_click_disks
-from tests.conftest import random_mask
+from mst.predictor import Predictor
+from tests.conftest import TINY_MODEL, random_mask
 
 IMAGE = np.zeros((40, 50, 3), np.uint8)
 
@@ -67,7 +71,9 @@ def test_clicks_follow_the_protocol_and_stop_at_the_target():
     second = next_click(half & False, sample.mask, sample.void, [first])
     assert record.clicks == (first, second, next_click(half, sample.mask, sample.void, [first, second]))
     assert record.ious == (0.0, iou(half, sample.mask, sample.void), 1.0)
-    assert len(record.seconds) == 3
+    assert record.boundary_ious == (0.0, boundary_iou(half, sample.mask, sample.void), 1.0)
+    assert len(record.seconds_model) == len(record.seconds_total) == 3
+    assert all(model < total for model, total in zip(record.seconds_model, record.seconds_total, strict=True))
 
 
 def test_an_object_whose_errors_are_all_clicked_ends_early():
@@ -112,7 +118,52 @@ def test_disks_follow_the_nearest_click():
 
 
 def test_a_sample_is_checked():
-    with pytest.raises(DataError, match="a: the mask is empty"):
-        Sample("a", IMAGE, np.zeros((40, 50), bool))
+    nothing, everything = np.zeros((40, 50), bool), np.ones((40, 50), bool)
+    with pytest.raises(NothingToClickError, match="a: the mask is empty"):
+        Sample("a", IMAGE, nothing)
+    with pytest.raises(NothingToClickError, match="a: the mask is void everywhere"):
+        Sample("a", IMAGE, everything, everything)
+    with pytest.raises(NothingToClickError, match="a: the initial mask is right already"):
+        Sample("a", IMAGE, everything, init_mask=everything)
     with pytest.raises(DataError, match=r"a: the void mask has size \(2, 2\)"):
         Sample("a", IMAGE, np.ones((40, 50), bool), np.ones((2, 2), bool))
+
+
+def test_objects_without_a_pixel_to_click_on_are_named_and_not_averaged():
+    def load(mask):
+        return lambda: Sample("b", IMAGE, mask)
+
+    whole = np.ones((40, 50), bool)
+    readable = SampleSet([load(whole), load(whole & False), load(whole)])
+    skipped: list[str] = []
+    records = evaluate(answering([whole]), readable, 3, on_skipped=skipped.append)
+    assert skipped == ["b: the mask is empty"]
+    assert summarize(records, 3).objects == 2
+    with pytest.raises(NothingToClickError, match="b: the mask is empty"):
+        evaluate(answering([whole]), readable, 3)
+
+
+def test_a_model_that_returns_nan_is_an_error_that_names_the_object():
+    model = MST(TINY_MODEL)
+    model.head.conv_seg.weight.data.fill_(float("nan"))
+    with pytest.raises(PredictionError, match=r"object 0: after 1 clicks .* no numbers"):
+        evaluate(Predictor(model, EvalConfig()).open, samples(1), 3)
+
+
+def test_correction_starts_from_the_initial_mask():
+    truth, init = np.zeros((2, 40, 50), bool)
+    truth[10:30, 10:30], init[5:30, 10:45] = True, True
+    sample = Sample("corrected", IMAGE, truth, init_mask=init, size_class="medium")
+    opened = []
+
+    def open_image(image, mask):
+        opened.append(mask)
+        return lambda clicks: truth
+
+    record = evaluate_object(open_image, sample, 20, 0.9)
+    assert opened == [init]
+    assert record.clicks == (next_click(init, truth),)
+    assert not record.clicks[0].is_positive
+    assert record.init_iou == pytest.approx(iou(init, truth))
+    assert (record.height, record.width, record.size_class) == (40, 50, "medium")
+    assert record.area_share == pytest.approx(0.2)

@@ -4,9 +4,9 @@ import torch
 
 from mst.clicks import Click
 from mst.config import EvalConfig
-from mst.errors import ClickError
+from mst.errors import ClickError, PredictionError
 from mst.model import MST
-from mst.predictor import Prediction, Predictor, next_crop, paste
+from mst.predictor import Effort, Prediction, Predictor, forward, next_crop, paste, start_from
 from mst.zoom import Box, box_iou, zoom_box
 from tests.conftest import TINY_MODEL
 
@@ -149,3 +149,51 @@ def test_the_score_is_the_iou_that_the_probabilities_expect():
 def test_prediction_leaves_training_mode():
     model = MST(TINY_MODEL).train()
     assert not Predictor(model, CONFIG).model.training
+
+
+def test_a_mask_to_be_corrected_is_the_first_previous_mask_and_takes_a_negative_click():
+    image, predictor = image_and_model()
+    mask, clicks = mask_of(20, 40, 50, 80, image.shape[:2]), [Click(30, 60, False), Click(70, 100, True)]
+    first = next_crop(image, clicks[:1], start_from(mask), 56, CONFIG)
+    assert first.box is None  # zoom begins with the second click
+    assert first.prev_mask.sum() == pytest.approx(mask.mean() * 56 * 56, rel=0.01)
+    segment = predictor.open(image, mask)
+    answers = [segment(clicks[:1]), segment(clicks), segment(clicks[:1])]
+    np.testing.assert_array_equal(answers[0], answers[2])
+    step = predictor.predict(image, clicks[:1], start_from(mask))
+    np.testing.assert_array_equal(step.mask(CONFIG.threshold), answers[0])
+    np.testing.assert_array_equal(predictor.predict(image, clicks, step).mask(CONFIG.threshold), answers[1])
+
+
+def test_flipping_averages_the_image_and_its_mirror():
+    image, predictor = image_and_model()
+    crop = next_crop(image, [Click(30, 20, True)], None, 56, CONFIG)
+    mirrored = next_crop(image[:, ::-1], [Click(30, 109, True)], None, 56, CONFIG)
+    flipped, one = (forward(predictor.model, [crop], flip=flip)[0] for flip in (True, False))
+    other = forward(predictor.model, [mirrored])[0][:, ::-1]
+    np.testing.assert_allclose(flipped, (one + other) / 2, atol=1e-3)
+    assert np.abs(flipped - one).max() > 1e-2
+    symmetric = np.concatenate([image, image[:, ::-1]], 1)
+    answer = Predictor(predictor.model, CONFIG, Effort(flip=True)).predict(
+        symmetric, [Click(30, 129.5, True)]
+    )
+    np.testing.assert_allclose(answer.probabilities, answer.probabilities[:, ::-1], atol=1e-5)
+
+
+def test_a_cascade_answers_the_same_clicks_again_with_the_new_mask():
+    image, predictor = image_and_model()
+    clicks = [Click(30, 60, True)]
+    expected = predictor.predict(image, clicks)
+    for _ in range(2):
+        crop = next_crop(image, clicks, expected, 56, CONFIG)
+        expected = paste(crop, forward(predictor.model, [crop])[0], clicks, image.shape[:2])
+    found = Predictor(predictor.model, CONFIG, Effort(cascade=2)).predict(image, clicks)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    assert found.box is None
+
+
+def test_probabilities_that_are_no_numbers_are_refused():
+    image, _ = image_and_model()
+    crop = next_crop(image, [Click(1, 1, True)], None, 56, CONFIG)
+    with pytest.raises(PredictionError, match="after 1 clicks"):
+        paste(crop, np.full((56, 56), np.nan, np.float32), [Click(1, 1, True)], image.shape[:2])

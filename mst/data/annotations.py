@@ -13,7 +13,7 @@ from mst.clicks import Mask
 from mst.data.files import Fetch, fetch
 from mst.data.images import RGB, read_image
 from mst.data.runs import Runs, paint
-from mst.errors import DataError, SizeError
+from mst.errors import DataError, NothingToClickError, SizeError
 
 Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]
 """COCO's two forms: polygons [x1, y1, x2, y2, ...] or a run-length encoding {"size", "counts"}."""
@@ -121,7 +121,12 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Sample:
-    """One object to be segmented by clicks, as an evaluation takes it."""
+    """One object to be segmented by clicks, as an evaluation takes it.
+
+    Raises:
+        DataError: a mask has another size than the image.
+        NothingToClickError: the object is empty, all void, or its initial mask is right already.
+    """
 
     name: str
     image: RGB
@@ -140,8 +145,19 @@ class Sample:
         for what, mask in masks:
             if mask is not None and mask.shape != shape:
                 raise DataError(f"{self.name}: the {what} has size {mask.shape}, its image {shape}")
+        if problem := self._nothing_to_click():
+            raise NothingToClickError(f"{self.name}: {problem}")
+
+    def _nothing_to_click(self) -> str:
         if not self.mask.any():
-            raise DataError(f"{self.name}: the mask is empty")
+            return "the mask is empty"
+        if self.void is not None and not (self.mask & ~self.void).any():
+            return "the mask is void everywhere"
+        if self.init_mask is not None:
+            wrong = self.init_mask ^ self.mask
+            if not (wrong if self.void is None else wrong & ~self.void).any():
+                return "the initial mask is right already"
+        return ""
 
 
 def resolve_inside(folder: UPath, relative: str, name: str) -> UPath:

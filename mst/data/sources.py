@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import call
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ class SampleSet:
         return len(self.loaders)
 
     def __iter__(self) -> Iterator[Sample]:
-        return (load() for load in self.loaders)
+        return map(call, self.loaders)  # goes on after a loader's error, as a generator would not
 
     def spread(self, count: int) -> "SampleSet":
         """Return at most `count` of the objects, evenly spaced over the set."""

@@ -1,4 +1,4 @@
-"""Methods to compare a model with, in the form that `mst.evaluation` takes."""
+"""Clicks alone: the floor that any method which looks at the image should beat."""
 
 from collections.abc import Sequence
 

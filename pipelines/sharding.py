@@ -1,0 +1,214 @@
+"""An evaluation on several Ray actors, in parts that are kept.
+
+What is interrupted goes on from them, and the part of an actor that dies is evaluated again by its successor.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util import ActorPool
+
+from mst.batched_evaluation import evaluate_batched
+from mst.config import EvalConfig
+from mst.data.evaluation_sets import Loader
+from mst.data.files import gist
+from mst.data.sources import SampleSet
+from mst.errors import ConfigError, DataError, MSTError
+from mst.evaluation import TARGETS, ObjectRecord
+from mst.model import MST
+from mst.predictor import Crop, Effort, forward
+from mst.records import read_records, write_records
+from pipelines.cluster import Resources
+
+_RETRIES = 3  # of a part whose actor dies
+_SKIPPED, _CLOSE = "skipped", "close_pixels"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How objects are evaluated."""
+
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    effort: Effort = field(default_factory=Effort)
+    targets: tuple[float, ...] = TARGETS
+    batch_size: int = 1
+    part_size: int = 16
+    """Objects of a part: what a killed actor loses at most."""
+
+    @property
+    def max_clicks(self) -> int:
+        """For each object."""
+        return self.eval.max_clicks
+
+    def about(self) -> dict[str, str]:
+        """Return all settings by name, as they are written beside records."""
+        settings: dict[str, Any] = {
+            **{f"eval.{name}": value for name, value in self.eval.model_dump().items()},
+            "flip": self.effort.flip,
+            "cascade": self.effort.cascade,
+            "targets": list(self.targets),
+            "batch_size": self.batch_size,
+            "part_size": self.part_size,
+        }
+        return {name: json.dumps(value) for name, value in settings.items()}
+
+
+class Part(NamedTuple):
+    """What came of some objects."""
+
+    records: list[ObjectRecord]
+    skipped: list[str]
+    """Objects that have nothing to click on, by name and reason."""
+    close_pixels: int
+    """Pixels whose side of the threshold the batch's rounding may have decided."""
+
+
+class Evaluator:
+    """The actor: holds the model, and evaluates one part after another."""
+
+    def __init__(self, model: MST, protocol: Protocol, resources: Resources) -> None:
+        torch.set_num_threads(resources.cpus_per_worker)
+        cv2.setNumThreads(resources.cpus_per_worker)
+        self._model = model.eval().to("cuda" if resources.use_gpu else "cpu")
+        self._protocol = protocol
+        size = model.config.image_size
+        blank = np.zeros((size, size), np.float32)
+        forward(
+            self._model, [Crop(np.zeros((size, size, 3), np.uint8), blank, (), None)]
+        )  # the first is slow
+
+    def evaluate(self, number: int, loaders: Sequence[Loader]) -> tuple[int, Part]:
+        """Evaluate the objects of a part, and return its number with what came of it."""
+        protocol, skipped = self._protocol, list[str]()
+        records, close_pixels = evaluate_batched(
+            self._model,
+            SampleSet(loaders),
+            protocol.eval,
+            protocol.max_clicks,
+            protocol.targets,
+            protocol.batch_size,
+            on_skipped=skipped.append,
+            effort=protocol.effort,
+        )
+        return number, Part(records, skipped, sum(close_pixels) if protocol.batch_size > 1 else 0)
+
+
+class Parts:
+    """The finished parts of an evaluation: one Parquet file each.
+
+    Args:
+        folder: of the files.
+        number: of all parts.
+        about: what the records are made from and how; a folder that was begun otherwise is refused.
+
+    Raises:
+        ConfigError: a part in the folder is made from something else, or otherwise.
+    """
+
+    def __init__(self, folder: Path, number: int, about: Mapping[str, str]) -> None:
+        self._folder, self._about = folder, dict(about)
+        self._done = {each: part for each in range(number) if (part := self._read(each))}
+        self.missing = [each for each in range(number) if each not in self._done]
+
+    def add(self, number: int, part: Part) -> None:
+        """Keep a part."""
+        about = {**self._about, _SKIPPED: json.dumps(part.skipped), _CLOSE: str(part.close_pixels)}
+        write_records(self._file(number), part.records, about)
+        self._done[number] = part
+
+    def whole(self) -> Part:
+        """Return all parts as one, objects in their order."""
+        parts = [part for _, part in sorted(self._done.items())]
+        return Part(
+            [record for part in parts for record in part.records],
+            [name for part in parts for name in part.skipped],
+            sum(part.close_pixels for part in parts),
+        )
+
+    @property
+    def objects(self) -> int:
+        """Objects of the finished parts."""
+        return sum(len(part.records) + len(part.skipped) for part in self._done.values())
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"{number:05d}.parquet"
+
+    def _read(self, number: int) -> Part | None:
+        try:
+            records, about = read_records(self._file(number))
+        except DataError:  # not there, or cut off by a full disk: it is evaluated again
+            return None
+        for name, ours in self._about.items():
+            if about.get(name) != ours:
+                raise ConfigError(
+                    f"{self._folder} holds an evaluation with {name} {about.get(name)}, here it is {ours}; "
+                    "give another folder, or remove this one"
+                )
+        return Part(records, json.loads(about[_SKIPPED]), int(about[_CLOSE]))
+
+
+def evaluate_parts(
+    model: MST, samples: SampleSet, protocol: Protocol, parts: Parts, resources: Resources
+) -> Iterator[Part]:
+    """Evaluate the parts that are missing on Ray actors, and keep each; Ray must be connected.
+
+    Args:
+        model: on the CPU.
+        samples: all objects; they are read by the actors.
+        protocol: of the evaluation.
+        parts: those that are there, to which the others are added.
+        resources: of the actors.
+
+    Yields:
+        Each part when it is done.
+
+    Raises:
+        DataError, PredictionError: as `mst.batched_evaluation.evaluate_batched`.
+        MSTError: a part's actor died, and its successors too.
+    """
+    if not parts.missing:
+        return
+    actors = _actors(model, protocol, resources, len(parts.missing))
+
+    def submit(actor: Any, number: int) -> Any:
+        start = number * protocol.part_size
+        return actor.evaluate.remote(number, samples.loaders[start : start + protocol.part_size])
+
+    try:
+        for number, part in ActorPool(actors).map_unordered(submit, parts.missing):
+            parts.add(number, part)
+            yield part
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayActorError as error:
+        raise MSTError(
+            f"a worker died, and {_RETRIES} that took its place ({gist(error)}); finished parts "
+            "are kept, and the same command goes on from them"
+        ) from None
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def number_of_parts(objects: int, protocol: Protocol) -> int:
+    """Return into how many parts so many objects are divided."""
+    return -(-objects // protocol.part_size)
+
+
+def _actors(model: MST, protocol: Protocol, resources: Resources, most: int) -> list[Any]:
+    shared = ray.put(model)
+    actor = ray.remote(Evaluator).options(
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=int(resources.use_gpu),
+        max_restarts=-1,
+        max_task_retries=_RETRIES,
+    )
+    return [actor.remote(shared, protocol, resources) for _ in range(min(resources.num_workers, most))]

@@ -1,0 +1,90 @@
+"""An evaluation on Ray actors: equal to that of one process, restartable, and it survives a killed actor."""
+
+import os
+import re
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from mst.batched_evaluation import evaluate_batched
+from mst.checkpoint import load_model
+from mst.config import EvalConfig
+from mst.data.sources import SampleSet, read_samples
+from mst.errors import ConfigError
+from mst.evaluation import ObjectRecord
+from mst.records import read_records
+from pipelines.cluster import Resources
+from pipelines.evaluate import evaluate
+from pipelines.sharding import Parts, Protocol, evaluate_parts, number_of_parts
+
+PROTOCOL = Protocol(eval=EvalConfig(max_clicks=2), batch_size=2, part_size=2)
+TWO = Resources(num_workers=2)
+OBJECTS = 7
+
+
+def without_times(records: list[ObjectRecord]) -> list[ObjectRecord]:
+    return [replace(each, seconds_model=(), seconds_total=()) for each in records]
+
+
+@pytest.fixture(scope="module")
+def source(scenes) -> str:
+    return f"coco:{scenes}/annotations/instances_val.json"
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint, source) -> list[ObjectRecord]:
+    """The records of one process."""
+    samples = read_samples([source], UPath()).spread(OBJECTS)
+    found = evaluate_batched(load_model(checkpoint)[0], samples, PROTOCOL.eval, 2, batch_size=2)
+    return without_times(found.records)
+
+
+def written(out: Path) -> dict[str, int]:
+    return {each.name: each.stat().st_mtime_ns for each in (out / "parts").iterdir()}
+
+
+def test_two_actors_give_the_records_of_one_process_and_go_on_from_parts(
+    cluster, checkpoint, source, alone, tmp_path
+):
+    run = partial(evaluate, checkpoint, [source], tmp_path, resources=TWO, max_objects=OBJECTS)
+    first = run(PROTOCOL)
+    assert without_times(first.records) == alone
+    before = written(tmp_path)
+    assert len(before) == number_of_parts(OBJECTS, PROTOCOL) == 4
+    assert run(PROTOCOL) == first
+    assert written(tmp_path) == before
+    cut = tmp_path / "parts" / "00001.parquet"
+    cut.write_bytes(cut.read_bytes()[:100])
+    assert without_times(run(PROTOCOL).records) == alone
+    assert {name for name, when in written(tmp_path).items() if before[name] != when} == {cut.name}
+    kept = read_records(tmp_path / "records.parquet")
+    assert without_times(kept.records) == alone
+    assert kept.about["eval.max_clicks"] == "2"
+    assert len(kept.about["model_sha256"]) == 64
+    with pytest.raises(
+        ConfigError, match=re.escape(f"{tmp_path}/parts holds an evaluation with cascade 0, here")
+    ):
+        run(replace(PROTOCOL, effort=replace(PROTOCOL.effort, cascade=1)))
+
+
+def test_a_killed_actor_loses_its_part_and_nothing_else(cluster, checkpoint, source, alone, tmp_path):
+    samples = read_samples([source], UPath()).spread(OBJECTS)
+    killed = tmp_path / "killed"
+
+    def read_and_die(load):
+        if not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load()
+
+    loaders = list(samples.loaders)
+    loaders[3] = partial(read_and_die, loaders[3])
+    parts = Parts(tmp_path / "parts", number_of_parts(OBJECTS, PROTOCOL), {})
+    done = list(evaluate_parts(load_model(checkpoint)[0], SampleSet(loaders), PROTOCOL, parts, TWO))
+    assert killed.exists()
+    assert sum(len(part.records) for part in done) == OBJECTS
+    assert without_times(parts.whole().records) == alone

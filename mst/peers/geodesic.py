@@ -14,7 +14,7 @@ from mst.predictor import Segment
 
 LONGEST = 400
 """Longer side of the image on which ways are measured, in pixels."""
-RADIUS = 3
+RADIUS = 6
 """Of the disks around clicks, in pixels of that image."""
 STEP = 2.0
 """What a step of one pixel costs where colours are the same, in levels of 255."""
@@ -23,16 +23,15 @@ STEP = 2.0
 def open_geodesic(image: RGB) -> Segment:
     """Give each pixel to the click from which the way to it crosses the least change of colour.
 
-    The border of the image is background while there are only positive clicks: the cut lies half way to it.
+    The border of the image is background where no positive click lies on it: without negative clicks the cut
+    is half way to it, and with them what is far from all clicks stays background.
     """
     small = shrink(image, LONGEST)
     costs = STEP + _gradient(small)
 
     def segment(clicks: Sequence[Click]) -> Mask:
         seeds = draw_seeds(clicks, image, costs.shape, RADIUS)
-        away = seeds == BACKGROUND
-        if not away.any():
-            away = border(seeds.shape) & (seeds != OBJECT)
+        away = (seeds == BACKGROUND) | (border(seeds.shape) & (seeds != OBJECT))
         return enlarge(_way(costs, seeds == OBJECT) < _way(costs, away), image)
 
     return segment

@@ -15,9 +15,9 @@ LONGEST = 400
 """Longer side of the image that is cut, in pixels."""
 RADIUS = 3
 """Of the disks around clicks that are sure, in pixels of that image."""
-REACH = 0.25
+REACH = 0.15
 """How far from the positive clicks the object is looked for first, as a share of the image's sides."""
-ITERATIONS = 5
+ITERATIONS = 2
 
 
 def open_grabcut(image: RGB) -> Segment:

@@ -32,7 +32,7 @@ class BatchedRecords(NamedTuple):
     """In the order of the samples."""
     close_pixels: list[int]
     """Of each object, over all its masks, pixels within `ROUNDING` of the threshold; where there is none, its
-    record is that of one object at a time."""
+    record is that of one object at a time. All 0 in batches of one."""
 
 
 class _Rules(NamedTuple):
@@ -42,6 +42,7 @@ class _Rules(NamedTuple):
     """S, the side of the network's input."""
     config: EvalConfig
     effort: Effort
+    batch_size: int
 
 
 class _Seat:
@@ -53,6 +54,7 @@ class _Seat:
         self.close_pixels = 0
         self._previous = None if sample.init_mask is None else start_from(sample.init_mask)
         self._clicks: Sequence[Click] = test.next_clicks() or ()
+        self._last: Crop | None = None
         self._forwards, self._seconds = 0, 0.0
 
     def is_finished(self) -> bool:
@@ -62,10 +64,10 @@ class _Seat:
     def crop(self) -> Crop:
         """Prepare the next forward."""
         start = time.perf_counter()
-        image = self.test.sample.image
-        crop = next_crop(image, self._clicks, self._previous, self._rules.size, self._rules.config)
+        image, size, config = self.test.sample.image, self._rules.size, self._rules.config
+        self._last = next_crop(image, self._clicks, self._previous, size, config, self._last)
         self._seconds += time.perf_counter() - start
-        return crop
+        return self._last
 
     def take(self, crop: Crop, probabilities: Probabilities, seconds: float) -> None:
         """Take what the forward returned after `seconds`; where it is the click's last, go on to the next."""
@@ -80,7 +82,9 @@ class _Seat:
     def _answer(self, prediction: Prediction) -> None:
         threshold = self._rules.config.threshold
         self.test.take(prediction.mask(threshold), self._seconds)
-        self.close_pixels += int((np.abs(prediction.probabilities - threshold) < ROUNDING).sum())
+        if self._rules.batch_size > 1:
+            seen = prediction.probabilities[prediction.box.slices() if prediction.box else ...]
+            self.close_pixels += int(np.count_nonzero(np.abs(seen - threshold) < ROUNDING))
         self._clicks = self.test.next_clicks() or ()
         self._forwards, self._seconds = 0, 0.0
 
@@ -114,7 +118,7 @@ def evaluate_batched(
     Raises:
         NothingToClickError, PredictionError: as `mst.evaluation.evaluate`.
     """
-    rules = _Rules(model.eval().config.image_size, config, effort or Effort())
+    rules = _Rules(model.eval().config.image_size, config, effort or Effort(), batch_size)
     waiting = enumerate(clickable(samples, on_skipped))
     done: dict[int, tuple[ObjectRecord, int]] = {}
     seats: list[_Seat] = []
@@ -131,7 +135,7 @@ def evaluate_batched(
         seats = list(filterfalse(_Seat.is_finished, seats))
     ordered = [done[number] for number in sorted(done)]
     close = [pixels for _, pixels in ordered]
-    if batch_size > 1 and any(close):
+    if any(close):
         _log.info(
             "%d of %d objects have pixels whose side of the threshold rounding may have decided, %d in all",
             sum(map(bool, close)),

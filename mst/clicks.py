@@ -229,7 +229,8 @@ class _RoughDepths(NamedTuple):
         if not self.largest:
             return _NOWHERE
         share = _CHAMFER_RATIO[0] / _CHAMFER_RATIO[1]
-        rows, cols = np.nonzero(self.distance >= share * self.largest)
+        deep = np.flatnonzero(self.distance >= share * self.largest)  # much faster than in two dimensions
+        rows, cols = np.divmod(deep, self.distance.shape[1])
         if self.largest < _ORDERED:
             squared = _SQUARES[np.searchsorted(_CHAMFERS, self.distance[rows, cols])]
         else:

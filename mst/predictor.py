@@ -78,7 +78,12 @@ class Crop:
 
 
 def next_crop(
-    image: RGB, clicks: Sequence[Click], previous: Prediction | None, size: int, config: EvalConfig
+    image: RGB,
+    clicks: Sequence[Click],
+    previous: Prediction | None,
+    size: int,
+    config: EvalConfig,
+    last: Crop | None = None,
 ) -> Crop:
     """Prepare the forward for the last of `clicks`.
 
@@ -88,6 +93,7 @@ def next_crop(
         previous: the prediction for all of them but the last, or in a cascade for all; None at the start.
         size: S, the side of the network's input; the box is resized to it without regard to its aspect.
         config: threshold and zoom.
+        last: an earlier crop of this image and size; of the same box, its pixels are taken, not made anew.
     """
     height, width = image.shape[:2]
     box = None
@@ -97,8 +103,9 @@ def next_crop(
     prev_mask = np.zeros((size, size), np.float32)
     if previous:
         prev_mask = resize(previous.probabilities[seen.slices()], size, size)
+    is_same = last is not None and (last.box or Box(0, 0, height, width)) == seen
     return Crop(
-        image=resize(image[seen.slices()], size, size),
+        image=last.image if last and is_same else resize(image[seen.slices()], size, size),
         prev_mask=prev_mask,
         clicks=tuple(_into(seen, size, click) for click in clicks),
         box=box,

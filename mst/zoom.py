@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from mst.clicks import Click, Mask
@@ -55,9 +56,10 @@ def zoom_box(prediction: Mask, clicks: Sequence[Click], previous: Box | None, co
     height, width = prediction.shape
     positive = [click for click in clicks if click.is_positive]
     box = Box(0, 0, height, width)
-    if prediction.any():
-        rows = np.flatnonzero(prediction.any(1)).tolist() + [round(click.row) for click in positive]
-        cols = np.flatnonzero(prediction.any(0)).tolist() + [round(click.col) for click in positive]
+    first_col, first_row, cols_there, rows_there = cv2.boundingRect(prediction.view(np.uint8))
+    if rows_there:
+        rows = [first_row, first_row + rows_there - 1, *(round(click.row) for click in positive)]
+        cols = [first_col, first_col + cols_there - 1, *(round(click.col) for click in positive)]
         top, bottom = _widen(min(rows), max(rows) + 1, height, config)
         left, right = _widen(min(cols), max(cols) + 1, width, config)
         box = Box(top, left, bottom, right)

@@ -74,20 +74,29 @@ class Part(NamedTuple):
 class Evaluator:
     """The actor: holds the model, and evaluates one part after another."""
 
-    def __init__(self, model: MST, protocol: Protocol, resources: Resources) -> None:
+    def __init__(self, protocol: Protocol, resources: Resources) -> None:
         torch.set_num_threads(resources.cpus_per_worker)
         cv2.setNumThreads(resources.cpus_per_worker)
-        self._model = model.eval().to("cuda" if resources.use_gpu else "cpu")
+        self._device = "cuda" if resources.use_gpu else "cpu"
         self._protocol = protocol
-        size = model.config.image_size
-        blank = np.zeros((size, size), np.float32)
-        forward(
-            self._model, [Crop(np.zeros((size, size, 3), np.uint8), blank, (), None)]
-        )  # the first is slow
+        self._model: MST | None = None
 
-    def evaluate(self, number: int, loaders: Sequence[Loader]) -> tuple[int, Part]:
-        """Evaluate the objects of a part, and return its number with what came of it."""
+    def evaluate(
+        self, number: int, loaders: Sequence[Loader], shared: Sequence[ray.ObjectRef[MST]]
+    ) -> tuple[int, Part]:
+        """Evaluate the objects of a part.
+
+        Args:
+            number: of the part.
+            loaders: of its objects.
+            shared: where in Ray's store the model lies; in a list, so that it is fetched for the first part
+                alone, that of a dead actor's successor too.
+
+        Returns:
+            The number, and what came of the part.
+        """
         protocol, skipped = self._protocol, list[str]()
+        self._model = self._model or self._ready(ray.get(shared[0]))
         records, close_pixels = evaluate_batched(
             self._model,
             SampleSet(loaders),
@@ -98,7 +107,14 @@ class Evaluator:
             on_skipped=skipped.append,
             effort=protocol.effort,
         )
-        return number, Part(records, skipped, sum(close_pixels) if protocol.batch_size > 1 else 0)
+        return number, Part(records, skipped, sum(close_pixels))
+
+    def _ready(self, model: MST) -> MST:
+        size = model.config.image_size
+        blank = np.zeros((size, size), np.float32)
+        model.eval().to(self._device)
+        forward(model, [Crop(np.zeros((size, size, 3), np.uint8), blank, (), None)])  # the first is slow
+        return model
 
 
 class Parts:
@@ -176,11 +192,13 @@ def evaluate_parts(
     """
     if not parts.missing:
         return
-    actors = _actors(model, protocol, resources, len(parts.missing))
+    shared = ray.put(model)  # kept until the end, for actors that are started again
+    actors = _actors(protocol, resources, len(parts.missing))
 
     def submit(actor: Any, number: int) -> Any:
         start = number * protocol.part_size
-        return actor.evaluate.remote(number, samples.loaders[start : start + protocol.part_size])
+        loaders = samples.loaders[start : start + protocol.part_size]
+        return actor.evaluate.remote(number, loaders, [shared])
 
     try:
         for number, part in ActorPool(actors).map_unordered(submit, parts.missing):
@@ -203,12 +221,11 @@ def number_of_parts(objects: int, protocol: Protocol) -> int:
     return -(-objects // protocol.part_size)
 
 
-def _actors(model: MST, protocol: Protocol, resources: Resources, most: int) -> list[Any]:
-    shared = ray.put(model)
+def _actors(protocol: Protocol, resources: Resources, most: int) -> list[Any]:
     actor = ray.remote(Evaluator).options(
         num_cpus=resources.cpus_per_worker,
         num_gpus=int(resources.use_gpu),
         max_restarts=-1,
         max_task_retries=_RETRIES,
     )
-    return [actor.remote(shared, protocol, resources) for _ in range(min(resources.num_workers, most))]
+    return [actor.remote(protocol, resources) for _ in range(min(resources.num_workers, most))]

@@ -12,7 +12,7 @@ from mst.data.images import RGB
 from mst.peers.seeds import BACKGROUND, OBJECT, border, draw_seeds, enlarge, shrink
 from mst.predictor import Segment
 
-LONGEST = 400
+LONGEST = 200
 """Longer side of the image on which ways are measured, in pixels."""
 RADIUS = 6
 """Of the disks around clicks, in pixels of that image."""

@@ -15,7 +15,7 @@ LONGEST = 400
 """Longer side of the image that is cut, in pixels."""
 RADIUS = 3
 """Of the disks around clicks that are sure, in pixels of that image."""
-REACH = 0.15
+REACH = 0.2
 """How far from the positive clicks the object is looked for first, as a share of the image's sides."""
 ITERATIONS = 2
 

@@ -1,5 +1,6 @@
 """An evaluation on Ray actors: equal to that of one process, restartable, and it survives a killed actor."""
 
+import argparse
 import os
 import re
 import signal
@@ -12,13 +13,14 @@ from upath import UPath
 
 from mst.batched_evaluation import evaluate_batched
 from mst.checkpoint import load_model
-from mst.config import EvalConfig
+from mst.config import Config, EvalConfig
 from mst.data.sources import SampleSet, read_samples
 from mst.errors import ConfigError
 from mst.evaluation import ObjectRecord
+from mst.predictor import Effort
 from mst.records import read_records
 from pipelines.cluster import Resources
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import add_options, evaluate, protocol_of
 from pipelines.sharding import Parts, Protocol, evaluate_parts, number_of_parts
 
 PROTOCOL = Protocol(eval=EvalConfig(max_clicks=2), batch_size=2, part_size=2)
@@ -88,3 +90,16 @@ def test_a_killed_actor_loses_its_part_and_nothing_else(cluster, checkpoint, sou
     assert killed.exists()
     assert sum(len(part.records) for part in done) == OBJECTS
     assert without_times(parts.whole().records) == alone
+
+
+def test_the_command_line_changes_the_models_protocol():
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    given = ["--model", "a", "--data", "coco:a.json", "grabcut:b", "--no-zoom", "--max-clicks", "5"]
+    arguments = parser.parse_args([*given, "--flip", "--cascade", "3", "--batch-size", "4"])
+    assert arguments.data == ["coco:a.json", "grabcut:b"]
+    assert protocol_of(arguments, Config()) == Protocol(
+        EvalConfig(zoom=False, max_clicks=5), Effort(flip=True, cascade=3), batch_size=4, part_size=32
+    )
+    unchanged = protocol_of(parser.parse_args(given[:4]), Config())
+    assert unchanged == Protocol(Config().eval, Effort(), batch_size=1, part_size=16)

@@ -32,8 +32,9 @@ from upath import UPath
 
 from benchmarks.harness import OUT
 from mst.checkpoint import WEIGHTS, verify
-from mst.config import Config, override
+from mst.config import Config
 from mst.data.synthetic import write_data_set
+from mst.overrides import override
 from mst.training.checkpoints import newest, opened
 from pipelines.cluster import Resources, connect
 from pipelines.train import Trained, train_driver

@@ -11,8 +11,8 @@ from ray.cluster_utils import Cluster
 from upath import UPath
 
 from benchmarks.kills import digest, kills, show, small
-from mst.config import override
 from mst.data import files
+from mst.overrides import override
 from mst.training.checkpoints import opened, saved
 from pipelines.cluster import Resources, connect
 from pipelines.train import train_driver

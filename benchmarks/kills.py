@@ -9,6 +9,7 @@ must end with the undisturbed run's weights, to the bit.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -20,7 +21,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import ray
@@ -32,8 +32,9 @@ from upath import UPath
 
 from benchmarks.harness import OUT
 from mst.checkpoint import WEIGHTS, verify
-from mst.config import Config, override
+from mst.config import Config
 from mst.data.synthetic import write_data_set
+from mst.overrides import override
 from mst.training.checkpoints import newest, opened
 from pipelines.cluster import Resources, connect
 from pipelines.train import Trained, train_driver
@@ -140,7 +141,9 @@ def measured(trained: Trained, killed: float, moment: str, is_equal: bool) -> Ki
     points = [*steps, *client.get_metric_history(run_id, "val_score")]
     times = sorted(point.timestamp / 1000 for point in points)
     # A survivor may log once more: what comes after the longest silence is the new group's.
-    silences = [(after - before, after) for before, after in pairwise([killed, *times]) if after > killed]
+    silences = [
+        (after - before, after) for before, after in itertools.pairwise([killed, *times]) if after > killed
+    ]
     resumed = max(silences)[1] if silences else client.get_run(run_id).info.end_time / 1000
     return Kill(
         moment=moment,
@@ -160,15 +163,18 @@ def kills(count: int, folder: Path, seed: int = 0) -> Iterator[Kill]:
     start = time.monotonic()
     train_driver(config, UPath(folder) / "undisturbed", Resources(num_workers=2), uri=uri)
     seconds, expected = time.monotonic() - start, digest(UPath(folder) / "undisturbed")
-    for number in range(count):
-        delay = None if number % 3 == 2 else rng.uniform(0, 0.7 * seconds)
+    done = 0
+    for number in itertools.count():
+        delay = None if done % 3 == 2 else rng.uniform(0, 0.7 * seconds)
         run = UPath(folder) / f"killed_{number}"
         trained, killed = run_and_kill(config, run, uri, delay, rng)
-        if not killed:  # it was over before the moment came
-            continue
-        moment = "checkpoint" if delay is None else f"{delay:.1f} s"
-        yield measured(trained, killed, moment, digest(run) == expected)
+        if killed:  # or the training was over before the moment came
+            moment = "checkpoint" if delay is None else f"{delay:.1f} s"
+            yield measured(trained, killed, moment, digest(run) == expected)
+            done += 1
         shutil.rmtree(str(run))
+        if done == count:
+            return
 
 
 def show(found: list[Kill]) -> None:

@@ -21,12 +21,13 @@ from benchmarks.harness import Row, report, row, seconds_side_by_side
 from benchmarks.public_baseline import PublicBaseline
 from mst.checkpoint import load_model
 from mst.clicks import Click, click_tensor
-from mst.config import SIZES, Config, override
+from mst.config import SIZES, Config
 from mst.data.scenes import shipped_photos
 from mst.losses import total_loss
 from mst.model import MST
 from mst.model.flops import forward_flops
 from mst.optim import build_optimizer
+from mst.overrides import override
 from mst.predictor import forward as predict
 from mst.predictor import next_crop
 

@@ -22,10 +22,11 @@ from torch import Tensor
 from upath import UPath
 
 from benchmarks.harness import Row, report, row
-from mst.config import Config, override
+from mst.config import Config
 from mst.data.sampler import Shard
 from mst.data.synthetic import write_data_set
 from mst.model.flops import forward_flops, peak_flops
+from mst.overrides import override
 from mst.training import StepReport, TrainingState, fit, new_state
 from mst.training.resume import read_data
 from mst.training.step import iterations

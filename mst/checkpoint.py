@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mst.config import Config, flatten, from_dict
+from mst.config import Config
 from mst.errors import CheckpointError, ConfigError
 from mst.model import MST
 from mst.model.patch_embed import resize_positions
 from mst.model.weights import check_pretrained, load_pretrained, load_state, read_weights
+from mst.overrides import flatten, from_dict
 
 WEIGHTS, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "training_state.pt", "manifest.json"
 

@@ -5,8 +5,9 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from mst.config import Config, flatten, leaves, unknown_setting
+from mst.config import Config
 from mst.errors import ConfigError, MSTError
+from mst.overrides import flatten, leaves, unknown_setting
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def given(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return the settings that a command line names, for `mst.config.override`."""
+    """Return the settings that a command line names, for `mst.overrides.override`."""
     values = {name: getattr(arguments, name) for name in flatten(Config())}
     return {name: value for name, value in values.items() if value is not None}
 

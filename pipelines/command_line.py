@@ -3,7 +3,8 @@
 import argparse
 
 from mst.command_line import add_options, given
-from mst.config import Config, override
+from mst.config import Config
+from mst.overrides import override
 from pipelines.recipes import RECIPES, build, summary
 
 

@@ -8,8 +8,9 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from mst.command_line import parse, run
-from mst.config import Config, override
+from mst.config import Config
 from mst.errors import ConfigError
+from mst.overrides import override
 
 
 def scenes_tiny() -> Config:

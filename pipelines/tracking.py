@@ -17,9 +17,10 @@ from mlflow.utils.time import get_current_time_millis
 from upath import UPath
 
 from mst.checkpoint import WEIGHTS, copy_for_use, verify
-from mst.config import Config, flatten
+from mst.config import Config
 from mst.data.images import RGB
 from mst.errors import CheckpointError
+from mst.overrides import flatten
 from mst.training.checkpoints import Saved, opened
 from pipelines.provenance import provenance
 from pipelines.storage import PROJECT, absolute, check_outlives_job

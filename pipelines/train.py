@@ -20,10 +20,11 @@ from upath import UPath
 
 from mst.checkpoint import initialize
 from mst.command_line import count, parse, run
-from mst.config import Config, override
+from mst.config import Config
 from mst.data.sources import check_sources
 from mst.errors import CheckpointError, ConfigError, ImageError, MSTError, TrainingError
 from mst.model import MST
+from mst.overrides import override
 from mst.training.checkpoints import Saved, best
 from mst.training.resume import check_run
 from pipelines.cluster import Resources, check_resources, connect

@@ -27,8 +27,9 @@ from upath import UPath
 
 import tune_spaces
 from mst.command_line import count, parse, run
-from mst.config import Config, override
+from mst.config import Config
 from mst.errors import ConfigError, MSTError
+from mst.overrides import override
 from mst.training.checkpoints import best
 from pipelines.cluster import Resources, connect
 from pipelines.command_line import add_settings, config_of

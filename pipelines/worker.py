@@ -7,8 +7,8 @@ import ray.train.torch
 import torch
 from upath import UPath
 
-from mst.config import from_dict
 from mst.data.sampler import Shard
+from mst.overrides import from_dict
 from mst.training import EpochReport, fit, gather, validation_share
 from mst.training.checkpoints import newest, save, sweep
 from mst.training.resume import read_data, start

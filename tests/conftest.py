@@ -23,11 +23,12 @@ from upath import UPath
 
 from mst.checkpoint import save_checkpoint
 from mst.clicks import Mask
-from mst.config import Config, ModelConfig, flatten, override
+from mst.config import Config, ModelConfig
 from mst.data import files
 from mst.data.images import RGB
 from mst.data.synthetic import write_data_set
 from mst.model import MST
+from mst.overrides import flatten, override
 from pipelines.cluster import connect
 from pipelines.storage import PROJECT
 from serve.app import build

@@ -1,7 +1,8 @@
 import pytest
 
-from mst.config import Config, differences, from_dict, leaves, override
+from mst.config import Config
 from mst.errors import ConfigError
+from mst.overrides import differences, from_dict, leaves, override
 
 
 def test_text_is_read_as_the_settings_own_type():

@@ -6,8 +6,8 @@ from mlflow import MlflowClient
 from ray.train import WorkerGroupError
 from upath import UPath
 
-from mst.config import override
 from mst.errors import ConfigError, DataError, TrainingError
+from mst.overrides import override
 from mst.training.checkpoints import newest, saved
 from pipelines import train as driver
 from pipelines.cluster import Resources

@@ -21,7 +21,8 @@ from ray._private.runtime_env.packaging import create_package
 from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
 from mst.checkpoint import MANIFEST
-from mst.config import Config, override
+from mst.config import Config
+from mst.overrides import override
 from pipelines.storage import PROJECT
 from tests.conftest import as_options, free_port
 

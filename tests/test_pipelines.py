@@ -18,12 +18,13 @@ from upath import UPath
 
 from mst.checkpoint import load_model, load_training_state, save_checkpoint, verify
 from mst.command_line import parse
-from mst.config import Config, flatten, override
+from mst.config import Config
 from mst.data.sampler import Shard
 from mst.data.sources import read_records, read_samples
 from mst.data.training_set import TrainingSet
 from mst.errors import CheckpointError, ConfigError, DataError, ImageError, MSTError
 from mst.model import MST
+from mst.overrides import flatten, override
 from mst.training import fit, new_state
 from mst.training.checkpoints import newest
 from pipelines import initialize

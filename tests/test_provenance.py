@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from mst.config import override
 from mst.data.annotations import ImageRecord
 from mst.data.index import to_batch, write_index
 from mst.data.sources import fingerprint, read_records
 from mst.errors import ConfigError, DataError
+from mst.overrides import override
 from pipelines import provenance as module
 from pipelines.provenance import commit, provenance, source_digest, versions
 from pipelines.storage import PROJECT

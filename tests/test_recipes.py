@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from mst.command_line import parse
-from mst.config import Config, differences, flatten, from_dict
+from mst.config import Config
 from mst.errors import ConfigError
 from mst.model import MST
+from mst.overrides import differences, flatten, from_dict
 from pipelines.command_line import add_settings, config_of
 from pipelines.recipes import RECIPES, build, main
 from pipelines.storage import PROJECT

@@ -7,7 +7,7 @@ from torch.utils.data import default_collate
 
 from mst import report
 from mst.clicks import EMPTY_SLOT, Click
-from mst.config import Config, override
+from mst.config import Config
 from mst.data.sampler import SampleKey
 from mst.data.sources import read_records
 from mst.data.training_set import Batch, TrainingSet
@@ -15,6 +15,7 @@ from mst.drawing import SCALES, captioned, draw_clicks, draw_tokens, overlay, si
 from mst.metrics import iou
 from mst.model import MST, Output
 from mst.model.fusion import Selection
+from mst.overrides import override
 from mst.report import contact_sheet, strip, training_sheet
 
 CAPTION, PANEL, GAP = 24, 352, 8

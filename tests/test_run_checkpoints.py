@@ -10,9 +10,9 @@ import torch
 from upath import UPath
 
 from mst.checkpoint import CONFIG, MANIFEST, STATE, WEIGHTS, load_training_state, read_config
-from mst.config import override
 from mst.data import files
 from mst.errors import CheckpointError, ConfigError, DataError
+from mst.overrides import override
 from mst.training import new_state
 from mst.training.checkpoints import best, newest, opened, save, saved, sweep
 from mst.training.resume import check_run, start

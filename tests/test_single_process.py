@@ -9,9 +9,9 @@ import torch
 from upath import UPath
 
 from mst.checkpoint import load_training_state, verify
-from mst.config import override
 from mst.data.sampler import Shard
 from mst.errors import ConfigError
+from mst.overrides import override
 from mst.training import fit, new_state
 from mst.training.__main__ import train
 from mst.training.checkpoints import newest

@@ -10,12 +10,12 @@ from torch.utils.data import default_collate
 from upath import UPath
 
 from mst.checkpoint import load_training_state, save_checkpoint
-from mst.config import override
 from mst.data.sampler import SampleKey, Shard
 from mst.data.sources import read_records, read_samples
 from mst.data.training_set import Batch, TrainingSet
 from mst.errors import TrainingError
 from mst.model import MST
+from mst.overrides import override
 from mst.training import EpochReport, StepReport, fit, new_state, simulate_clicks, train_step
 from mst.training.checkpoints import newest, save
 from mst.training.resume import read_data, start

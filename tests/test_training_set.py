@@ -6,13 +6,14 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from mst.config import DataConfig, override
+from mst.config import DataConfig
 from mst.data.augment import View, choose_view, recolour
 from mst.data.runs import Runs
 from mst.data.sampler import SampleKey, Shard, ShardedBatches, epoch_order
 from mst.data.sources import read_records
 from mst.data.training_set import TrainingSet
 from mst.errors import DataError
+from mst.overrides import override
 
 
 def runs(mask):

@@ -15,9 +15,10 @@ import torch
 from upath import UPath
 
 from mst.command_line import add_options, given, parse, run
-from mst.config import Config, from_dict, override
+from mst.config import Config
 from mst.data.sampler import Shard
 from mst.errors import ConfigError
+from mst.overrides import from_dict, override
 from mst.training import EpochReport, fit
 from mst.training.checkpoints import best, save, sweep
 from mst.training.resume import check_run, read_data, start

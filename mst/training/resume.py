@@ -4,12 +4,13 @@ import torch
 from upath import UPath
 
 from mst.checkpoint import load_training_state, read_config
-from mst.config import Config, differences, override
+from mst.config import Config
 from mst.data.cache import reader
 from mst.data.files import check_writable
 from mst.data.sources import SampleSet, read_records, read_samples
 from mst.data.training_set import TrainingSet
 from mst.errors import ConfigError
+from mst.overrides import differences, override
 from mst.training.checkpoints import Saved, newest, opened
 from mst.training.state import TrainingState, new_state
 

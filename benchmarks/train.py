@@ -29,7 +29,7 @@ from mst.model.flops import forward_flops, peak_flops
 from mst.overrides import override
 from mst.training import StepReport, TrainingState, fit, new_state
 from mst.training.resume import read_data
-from mst.training.step import iterations
+from mst.training.step import passes
 from pipelines.cluster import Resources, connect
 from pipelines.train import train_driver
 
@@ -134,12 +134,12 @@ def on_gpu(config: Config) -> Iterator[Row]:
     config = override(config, settings)
     state, _ = new_state(config, torch.device("cuda"))
     flops, peak = forward_flops(state.model), peak_flops(torch.cuda.get_device_name())
-    done = list(steps_of(config, state))[len(range(config.train.steps)) // 2 :]
+    done = list(steps_of(config, state))[config.train.steps // 2 :]
     seconds = sum(config.train.batch_size / each.metrics["images_per_second"] for each in done)
-    passes = sum(3 + iterations(each.step, config) for each in done)
+    forwards = sum(passes(each.step, config) for each in done)
     yield row("train_gpu", len(done) * config.train.batch_size / seconds, "img/s")
     if peak:
-        yield row("train_gpu_mfu", passes * config.train.batch_size * flops / seconds / peak, "")
+        yield row("train_gpu_mfu", forwards * config.train.batch_size * flops / seconds / peak, "")
     yield row(
         "train_gpu_data_wait_share", statistics.mean(each.metrics["data_wait_share"] for each in done), ""
     )

@@ -75,8 +75,7 @@ def main() -> None:
     command("pipelines/train.py", *settings, "--name", "train", "--num-workers", 2)
 
     step("Sweep tokens and losses, with early stopping")
-    trained = best(UPath(RUNS / "train")).path
-    sweep = ("--name", "sweep", "--space", "tokens_and_losses", "--trials", 4, "--train.init", trained)
+    sweep = ("--name", "sweep", "--space", "tokens_and_losses", "--trials", 4, "--train.init", trained())
     short = ("--train.reset=", "--optim.lr", 5e-4, "--train.epochs", 2, "--train.samples_per_epoch", 320)
     command("pipelines/tune.py", *settings, *sweep, *short)
 
@@ -123,12 +122,16 @@ def score(checkpoint: Path) -> float:
     return float(verify(checkpoint)["metrics"]["val_score"])
 
 
+def trained() -> Path:
+    """Return the best checkpoint of the training."""
+    return Path(str(best(UPath(RUNS / "train")).path))
+
+
 def winner() -> Path:
     """Return the better of the trained checkpoint and the sweep's best; both saw the same objects."""
     swept = Path(json.loads((RUNS / "sweep" / "sweep.json").read_text())[0]["checkpoint"])
-    trained = Path(str(best(UPath(RUNS / "train")).path))
-    chosen = max((trained, swept), key=score)
-    console.print(f"validation IoU: trained {score(trained):.3f}, best of the sweep {score(swept):.3f}")
+    chosen = max((trained(), swept), key=score)
+    console.print(f"validation IoU: trained {score(trained()):.3f}, best of the sweep {score(swept):.3f}")
     return chosen
 
 
@@ -167,7 +170,7 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
 
 def untrained_like(champion: Path) -> Predictor:
     """Return the champion as it was before `train` began; the sweep's trials began with what that trained."""
-    start = read_config(Path(str(best(UPath(RUNS / "train")).path)))
+    start = read_config(trained())
     config = start.model_copy(update={"model": read_config(champion).model})
     state, _ = new_state(config, torch.device("cpu"))
     return Predictor(state.model, config.eval)

@@ -17,7 +17,7 @@ from mst.model import MST
 from mst.model.flops import forward_flops, peak_flops
 from mst.report import training_sheet
 from mst.training import EpochReport, StepReport, TrainingState, simulate_clicks
-from mst.training.step import autocast, iterations
+from mst.training.step import autocast, passes
 from pipelines.progress import Smoothed, post
 from pipelines.tracking import TrackedRun
 
@@ -78,9 +78,7 @@ class Leader:
         figures = {"gpu_memory_gib": torch.cuda.max_memory_allocated() / 2**30}
         if peak := peak_flops(torch.cuda.get_device_name()):
             self._flops = self._flops or forward_flops(model)
-            # A backward costs two forwards; clicks on the model's errors cost one each.
-            passes = 3 + iterations(report.step, self._config)
-            done = report.metrics["images_per_second"] * passes * self._flops
+            done = report.metrics["images_per_second"] * passes(report.step, self._config) * self._flops
             figures["mfu"] = done / (peak * self._shard.world_size)
         return figures
 

@@ -34,9 +34,9 @@ def promote(uri: str, folder: UPath) -> tuple[str, Saved]:
             f"{folder}: no run of this folder in MLflow; was it trained with another server?"
         )
     figures = {name: f"{checkpoint.metrics[name]:.4f}" for name in ("val_noc85", "val_noc90", "val_iou")}
-    with opened(checkpoint.path) as files:
+    with opened(checkpoint.path) as files:  # one that lies in S3 is fetched once
         tags = {"run": folder.name, "size": read_config(files).model.size, **figures}
-    return register_champion(checkpoint.path, tracked, tags), checkpoint
+        return register_champion(UPath(files), tracked, tags), checkpoint
 
 
 def main() -> None:

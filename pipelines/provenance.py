@@ -17,12 +17,13 @@ from mst.config import Config
 from mst.data.sources import fingerprint
 from pipelines.storage import PROJECT
 
+LONGEST_TAG = 5000
+"""Characters that a tag of a run holds."""
 COMMIT = "MST_COMMIT"
 """Variable that names the commit to a Ray job, as `git describe --always --dirty --abbrev=40` prints it."""
 
 _PACKAGES = ("mst", "pipelines", "tune_spaces")  # what a training runs
 _DESCRIBED = re.compile(r"(?:.+-g)?([0-9a-f]{40})(-dirty)?")  # the first part is there after a tag
-_LONGEST = 5000  # of a tag's value
 _PATIENCE = 30.0  # seconds: git is slow on a network's folders, and nvidia-smi hangs with a broken driver
 
 
@@ -49,7 +50,7 @@ def provenance(config: Config) -> dict[str, str]:
         **versions(PROJECT),
         **machine(),
     }
-    return {name: value[:_LONGEST] for name, value in tags.items()}
+    return {name: value[:LONGEST_TAG] for name, value in tags.items()}
 
 
 def commit(project: Path, described: str) -> dict[str, str]:

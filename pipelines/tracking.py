@@ -22,7 +22,7 @@ from mst.data.images import RGB
 from mst.errors import CheckpointError
 from mst.overrides import flatten
 from mst.training.checkpoints import Saved, opened
-from pipelines.provenance import provenance
+from pipelines.provenance import LONGEST_TAG, provenance
 from pipelines.storage import PROJECT, absolute, check_outlives_job
 
 EXPERIMENT = "mst"
@@ -31,7 +31,7 @@ CHAMPION = "champion"
 
 _RUN_FOLDER = "mst.run_folder"  # tag by which a restarted training finds its run again
 _CHECKPOINTS = "checkpoints"
-_MAX_PARAM_LENGTH, _MAX_TAG_LENGTH = 6000, 5000
+_MAX_PARAM_LENGTH = 6000
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -79,7 +79,7 @@ class TrackedRun(NamedTuple):
             if began.get(name) != value
         ]
         if text := "; ".join([*changed, *made_from]):
-            client.set_tag(self.run_id, f"changed_after_step_{step}", text[:_MAX_TAG_LENGTH])
+            client.set_tag(self.run_id, f"changed_after_step_{step}", text[:LONGEST_TAG])
 
     def is_finished(self) -> bool:
         """Whether the run ended well."""

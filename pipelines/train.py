@@ -37,8 +37,6 @@ from pipelines.worker import train_worker
 _LASTING = (ConfigError, CheckpointError, ImageError, TrainingError)
 """Errors that another try would meet again; a `DataError` may come of a store that was away."""
 
-_FROM_RAY = "ray-"  # Ray Train keeps files of its own, which nothing depends on
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -161,7 +159,7 @@ def _fit(
     Train sees none, and so writes no snapshot that could be damaged.
     """
     elastic = (resources.fewest, resources.num_workers)
-    with tempfile.TemporaryDirectory(prefix=_FROM_RAY) as scratch:
+    with tempfile.TemporaryDirectory(prefix="ray-") as scratch:  # for files of Ray's that nothing depends on
         TorchTrainer(
             train_worker,
             train_loop_config={

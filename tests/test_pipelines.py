@@ -20,13 +20,12 @@ from mst.checkpoint import load_model, load_training_state, save_checkpoint, ver
 from mst.command_line import parse
 from mst.config import Config
 from mst.data.sampler import Shard
-from mst.data.sources import read_records, read_samples
-from mst.data.training_set import TrainingSet
 from mst.errors import CheckpointError, ConfigError, DataError, ImageError, MSTError
 from mst.model import MST
 from mst.overrides import flatten, override
 from mst.training import fit, new_state
 from mst.training.checkpoints import newest
+from mst.training.resume import read_data
 from pipelines import initialize
 from pipelines.cluster import Resources
 from pipelines.command_line import add_settings, config_of
@@ -72,9 +71,7 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
 
     alone, _ = new_state(config, torch.device("cpu"))
     start = {name: value.clone() for name, value in alone.model.state_dict().items()}
-    root = Path(config.data.root)
-    training_set = TrainingSet(read_records(config.data.train, root), config)
-    list(fit(config, alone, training_set, read_samples(config.data.val, root), Shard()))
+    list(fit(config, alone, *read_data(config), Shard()))
     shared = load_training_state(newest(folder).path)["model"]
     one, two = movement(start, alone.model.state_dict()), movement(start, shared)
     assert (one - two).abs().mean() < 0.02 * one.abs().mean()  # not equal: sums are rounded in other orders

@@ -2,7 +2,6 @@ import math
 import subprocess
 import sys
 from functools import partialmethod
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,7 @@ from upath import UPath
 
 from mst.checkpoint import load_training_state, save_checkpoint
 from mst.data.sampler import SampleKey, Shard
-from mst.data.sources import read_records, read_samples
-from mst.data.training_set import Batch, TrainingSet
+from mst.data.training_set import Batch
 from mst.errors import TrainingError
 from mst.model import MST
 from mst.overrides import override
@@ -26,10 +24,8 @@ CPU = torch.device("cpu")
 
 def run(config, state, epochs=None):
     """Train, at most until `epochs` are done, and return the reports."""
-    root = Path(config.data.root)
-    training_set = TrainingSet(read_records(config.data.train, root), config)
     reports = []
-    for report in fit(config, state, training_set, read_samples(config.data.val, root), Shard()):
+    for report in fit(config, state, *read_data(config), Shard()):
         reports.append(report)
         if isinstance(report, EpochReport) and report.epoch + 1 == epochs:
             break
@@ -37,7 +33,7 @@ def run(config, state, epochs=None):
 
 
 def batch_of(config, count=8):
-    training_set = TrainingSet(read_records(config.data.train, Path(config.data.root)), config)
+    training_set, _ = read_data(config)
     return Batch(*default_collate([training_set[SampleKey(0, i, i)] for i in range(count)]))
 
 
@@ -100,10 +96,7 @@ def _train_on_one_of(rank, world_size, config, address, out):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", address, rank=rank, world_size=world_size)
     state, _ = new_state(config, CPU)
-    root = Path(config.data.root)
-    training_set = TrainingSet(read_records(config.data.train, root), config)
-    shard = Shard(rank, world_size)
-    for _ in fit(config, state, training_set, read_samples(config.data.val, root), shard):
+    for _ in fit(config, state, *read_data(config), Shard(rank, world_size)):
         pass
     if rank == 0:
         torch.save(state.model.state_dict(), out)

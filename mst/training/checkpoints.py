@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from upath import UPath
 
-from mst.checkpoint import MANIFEST, save_checkpoint, verify
+from mst.checkpoint import CONFIG, MANIFEST, read_config, save_checkpoint, verify
 from mst.config import Config
 from mst.data.files import download, fetch, is_remote, names, remove, upload
 from mst.errors import CheckpointError
@@ -131,6 +131,18 @@ def opened(checkpoint: UPath) -> Iterator[Path]:
             download(checkpoint / name, copy / name)
         verify(copy)
         yield copy
+
+
+def config_of(checkpoint: UPath) -> Config:
+    """Read the settings of a checkpoint, without its other files.
+
+    Raises:
+        CheckpointError: they are damaged or written by another version of the settings.
+        OSError, DataError: they are not there, or their store does not answer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        download(checkpoint / CONFIG, Path(folder) / CONFIG)
+        return read_config(Path(folder))
 
 
 def sweep(run: UPath) -> None:

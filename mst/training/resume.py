@@ -3,7 +3,7 @@
 import torch
 from upath import UPath
 
-from mst.checkpoint import load_training_state, read_config
+from mst.checkpoint import load_training_state
 from mst.config import Config
 from mst.data.cache import reader
 from mst.data.files import check_writable
@@ -11,7 +11,7 @@ from mst.data.sources import SampleSet, read_records, read_samples
 from mst.data.training_set import TrainingSet
 from mst.errors import ConfigError
 from mst.overrides import differences, override
-from mst.training.checkpoints import Saved, newest, opened
+from mst.training.checkpoints import Saved, config_of, newest, opened
 from mst.training.state import TrainingState, new_state
 
 _FIXED = ("model.", "train.batch_size:", "train.samples_per_epoch:")
@@ -37,8 +37,7 @@ def check_run(run: UPath, config: Config, *, allow_change: bool) -> tuple[Saved 
     found = newest(run)
     if found is None:
         return None, []
-    with opened(found.path) as folder:
-        changed = differences(read_config(folder), config)
+    changed = differences(config_of(found.path), config)
     is_fixed = any(each.startswith(_FIXED) for each in changed)
     if changed and (is_fixed or not allow_change):
         hint = "" if is_fixed else ", or go on with these by --allow-config-change"

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class TrainingState:
     """Samples so far that another image replaced because theirs was broken, over all workers."""
     bad_steps: int = 0
     """Last steps in a row that were left out, their loss or gradient being no finite number."""
-    run_id: str | None = field(default=None, kw_only=True)
+    run_id: str | None = None
     """Of this training in the experiment tracker, which a restart goes on with."""
 
     def weights(self) -> dict[str, Tensor]:

@@ -133,6 +133,11 @@ def iterations(step: int, config: Config) -> int:
     return int(np.random.default_rng((config.seed, step)).integers(config.clicks.max_iterations + 1))
 
 
+def passes(step: int, config: Config) -> int:
+    """How many forwards a step costs: its own, two for its backward, and one for each added click."""
+    return 3 + iterations(step, config)
+
+
 def _mean_iou(logits: Tensor, mask: Tensor) -> Tensor:
     prediction, truth = logits.detach().flatten(1) > 0, mask.flatten(1) > 0.5
     intersection, union = (prediction & truth).sum(1), (prediction | truth).sum(1)

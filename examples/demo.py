@@ -32,8 +32,8 @@ from mst.data.annotations import Sample
 from mst.data.sources import read_samples
 from mst.evaluation import ObjectRecord, Open, Summary, evaluate, summarize
 from mst.peers import open_click_disks
+from mst.pictures import strip
 from mst.predictor import Predictor
-from mst.report import strip
 from mst.training import new_state
 from mst.training.checkpoints import best
 

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from mst.clicks import Click, Mask, next_click
 from mst.data.annotations import Sample
+from mst.data.encode import encode_mask
 from mst.errors import NothingToClickError, PredictionError
 from mst.metrics import boundary_iou, iou, never_reached, number_of_clicks
 from mst.predictor import Segment
@@ -32,6 +35,8 @@ class ObjectRecord:
     width: int
     area_share: float
     """Share of the image that the object covers."""
+    extent: tuple[float, float]
+    """Height and width of the object's box, as shares of the image's."""
     size_class: str = ""
     """Group of sizes that the data set counts the object to; empty for none."""
     init_iou: float | None = None
@@ -41,6 +46,8 @@ class ObjectRecord:
     """After each click."""
     boundary_ious: tuple[float, ...]
     """After each click (`mst.metrics.boundary_iou`)."""
+    masks: tuple[bytes, ...]
+    """After each click (`mst.data.encode.decode_mask`)."""
     seconds_model: tuple[float, ...]
     """Until each click's mask is there; of a forward that several objects share, this one's part."""
     seconds_total: tuple[float, ...]
@@ -101,6 +108,7 @@ class ObjectUnderTest:
         self._clicks: list[Click] = []
         self._ious: list[float] = []
         self._boundary_ious: list[float] = []
+        self._masks: list[bytes] = []
         self._seconds_model: list[float] = []
         self._seconds_total: list[float] = []
         self._seconds_choosing = 0.0
@@ -124,26 +132,35 @@ class ObjectUnderTest:
         self._ious.append(iou(mask, sample.mask, sample.void))
         around = self._seconds_choosing + time.perf_counter() - start
         self._boundary_ious.append(boundary_iou(mask, sample.mask, sample.void))
+        self._masks.append(encode_mask(mask))
         self._seconds_model.append(seconds_model)
         self._seconds_total.append(seconds_model + around)
 
     def record(self) -> ObjectRecord:
         """Return what happened until now."""
-        sample = self.sample
-        init_mask = sample.init_mask
+        sample, init_mask = self.sample, self.sample.init_mask
+        height, width = sample.mask.shape
         return ObjectRecord(
             name=sample.name,
-            height=sample.mask.shape[0],
-            width=sample.mask.shape[1],
+            height=height,
+            width=width,
             area_share=float(sample.mask.mean()),
+            extent=(_reach(sample.mask, 1) / height, _reach(sample.mask, 0) / width),
             size_class=sample.size_class,
             init_iou=None if init_mask is None else iou(init_mask, sample.mask, sample.void),
             clicks=tuple(self._clicks),
             ious=tuple(self._ious),
             boundary_ious=tuple(self._boundary_ious),
+            masks=tuple(self._masks),
             seconds_model=tuple(self._seconds_model),
             seconds_total=tuple(self._seconds_total),
         )
+
+
+def _reach(mask: Mask, axis: int) -> int:
+    """From the first row or column that has pixels of the mask to the last; `axis` is that of the others."""
+    places = np.flatnonzero(mask.any(axis))
+    return int(places[-1] - places[0] + 1)
 
 
 def evaluate_object(open_image: Open, sample: Sample, max_clicks: int, target: float) -> ObjectRecord:

@@ -13,10 +13,10 @@ _SQUARE3 = np.ones((3, 3), np.uint8)
 
 def iou(prediction: Mask, truth: Mask, void: Mask | None = None) -> float:
     """Intersection over union of two (H, W) masks over the pixels that are not void; 1 if both are empty."""
-    valid = slice(None) if void is None else ~void
-    prediction, truth = prediction[valid], truth[valid]
-    union = int((prediction | truth).sum())
-    return int((prediction & truth).sum()) / union if union else 1.0
+    if void is not None:
+        prediction, truth = prediction & ~void, truth & ~void
+    union = np.count_nonzero(prediction | truth)
+    return np.count_nonzero(prediction & truth) / union if union else 1.0
 
 
 def boundary_iou(prediction: Mask, truth: Mask, void: Mask | None = None, dilation: float = 0.02) -> float:

@@ -18,7 +18,7 @@ from mst.clicks import Click, Mask, check_clicks, click_tensor
 from mst.config import EvalConfig
 from mst.data.images import RGB, resize
 from mst.errors import PredictionError
-from mst.model import MST
+from mst.model import MST, Output
 from mst.zoom import Box, zoom_box
 
 Probabilities = NDArray[np.float32]
@@ -150,14 +150,19 @@ def forward(model: MST, crops: Sequence[Crop], *, flip: bool = False) -> list[Pr
         both = forward(model, [*crops, *map(_mirrored, crops)])
         pairs = zip(both[: len(crops)], both[len(crops) :], strict=True)
         return [np.asarray((one + mirrored[:, ::-1]) / 2, np.float32) for one, mirrored in pairs]
+    probabilities = outputs(model, crops).logits[:, 0].float().sigmoid().cpu().numpy()
+    return [np.asarray(each, np.float32) for each in probabilities]
+
+
+def outputs(model: MST, crops: Sequence[Crop]) -> Output:
+    """Run the network on several crops at once, for all that it returns; it must be in evaluation mode."""
     device = model.mean.device
     image = torch.from_numpy(np.stack([crop.image for crop in crops])).to(device)
     prev_mask = torch.from_numpy(np.stack([crop.prev_mask for crop in crops])).to(device)
     slots = max(len(crop.clicks) for crop in crops)
     clicks = click_tensor([crop.clicks for crop in crops], slots).to(device)
-    output = model(image.permute(0, 3, 1, 2).float() / 255, clicks, prev_mask[:, None])
-    probabilities = output.logits[:, 0].float().sigmoid().cpu().numpy()
-    return [np.asarray(each, np.float32) for each in probabilities]
+    output: Output = model(image.permute(0, 3, 1, 2).float() / 255, clicks, prev_mask[:, None])
+    return output
 
 
 class Predictor:

@@ -1,7 +1,8 @@
 """Records of evaluated objects as Parquet: a row an object, and in the file's metadata what made them.
 
 `pandas.read_parquet` and DuckDB read the files as they are: lists are list columns, and a click is a struct
-of row, column and sign.
+of row, column and sign. Masks are COCO's compressed RLE: pycocotools decodes
+`{"size": [height, width], "counts": mask}`.
 """
 
 import uuid
@@ -24,6 +25,7 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("area_share", pa.float64()),
+        ("extent", _NUMBERS),
         ("size_class", pa.string()),
         ("init_iou", pa.float64()),
         (
@@ -32,6 +34,7 @@ SCHEMA = pa.schema(
         ),
         ("ious", _NUMBERS),
         ("boundary_ious", _NUMBERS),
+        ("masks", pa.list_(pa.binary())),
         ("seconds_model", _NUMBERS),
         ("seconds_total", _NUMBERS),
     ]
@@ -64,7 +67,7 @@ def write_records(path: Path, records: Sequence[ObjectRecord], about: Mapping[st
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            pq.write_table(table, writing)
+            pq.write_table(table, writing, compression="zstd")
             writing.replace(path)
         finally:
             writing.unlink(missing_ok=True)

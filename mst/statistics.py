@@ -79,17 +79,37 @@ def bootstrap_interval(
     Raises:
         ValueError: no values, values that are not finite, or a level out of range.
     """
-    checked = _checked(values)
+    return bootstrap_intervals(_checked(values)[:, None], level, resamples, seed)[0]
+
+
+def bootstrap_intervals(
+    columns: ArrayLike, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Interval]:
+    """Return the interval of each of several means over the same objects, which are drawn for all at once.
+
+    Args:
+        columns: (N, M), M figures for each of at least one object, finite.
+        level: as for `bootstrap_interval`; so are the others.
+        resamples: see above.
+        seed: see above.
+
+    Raises:
+        ValueError: as `bootstrap_interval`.
+    """
+    values = np.asarray(columns, np.float64)
+    if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"expected rows of finite numbers, at least one, not shape {values.shape}")
     if not 0 < level < 1:
         raise ValueError(f"level {level} is not between 0 and 1")
     rng = np.random.default_rng(seed)
-    count = len(checked)
-    means = [
-        checked[rng.integers(count, size=(rows, count), dtype=np.int32)].mean(1)
-        for rows in _chunks(resamples, count)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    count = len(values)
+    means = []
+    for rows in _chunks(resamples, count):
+        drawn = rng.integers(count, size=(rows, count), dtype=np.int32)
+        times = np.array([np.bincount(each, minlength=count) for each in drawn], np.float64)
+        means.append(times @ values / count)
+    bounds = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return [Interval(float(low), float(high)) for low, high in bounds.T]
 
 
 def paired_comparison(

@@ -1,12 +1,13 @@
-"""Evaluate a model by the click protocol: NoC, NoF and the IoU after each click.
+"""Evaluate models by the click protocol: NoC, NoF and the IoU after each click, with a report.
 
     python pipelines/evaluate.py --model runs/a/step_00000800 --data coco:/data/annotations/instances_val.json
-    python pipelines/evaluate.py --model models:/mst@champion --data grabcut:/data/GrabCut \\
-        --out out/grabcut --num-workers 4 --batch-size 8 --use-gpu
+    python pipelines/evaluate.py --model models:/mst@champion before=runs/a/step_00000800 --peers \\
+        --data grabcut:/data/GrabCut davis:/data/DAVIS --out out/evaluation --num-workers 4 --use-gpu
 
-`--out` keeps the evaluation: `records.parquet` (a row an object), `summary.json`, and `parts/`, from which
-the same command goes on where it was interrupted. SPC, the seconds per click, means what the field means by
-it with a batch of one, the default.
+`--out` keeps the evaluation: of each data set and method `records.parquet` (a row an object), `summary.json`
+and `parts/`, from which the same command goes on where it was interrupted; and of all that is there
+`report.html`, which MLflow gets too. SPC, the seconds per click, means what the field means by it with a
+batch of one, the default.
 """
 
 import argparse
@@ -20,112 +21,139 @@ import ray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from upath import UPath
+from rich.table import Table as ShownTable
 
-from mst.checkpoint import WEIGHTS, load_model, read_config, verify
 from mst.command_line import count, parse, run
-from mst.config import Config
-from mst.data.sources import fingerprint, read_samples
 from mst.errors import DataError
-from mst.evaluation import Summary, summarize
 from mst.predictor import Effort
 from mst.records import write_records
+from mst.report import Evaluation, Pictured, Table, comparison_table, main_table, read_evaluations, write_page
+from mst.report.evaluation import DATA_SET, RECORDS, SKIPPED, SUBJECT
 from pipelines.cluster import Resources, check_resources, connect
+from pipelines.data_sets import DataSet, read_data_set
+from pipelines.naming import check_names
 from pipelines.provenance import COMMIT, commit, machine, source_digest, versions
 from pipelines.sharding import Part, Parts, Protocol, evaluate_parts, number_of_parts
 from pipelines.storage import PROJECT
-from pipelines.tracking import fetch_checkpoint, tracking_uri
+from pipelines.subjects import PEER_NAMES, UNTRAINED, Subject, make_peers, read_model
+from pipelines.tracking import log_evaluation, tracking_uri
 
+REPORT = "report.html"
 
-def show(summary: Summary, title: str) -> None:
-    """Print a summary."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{title}: {summary.objects} objects, at most {summary.max_clicks} clicks")
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("IoU")
-    for target in summary.noc:
-        table.add_column(f"{target} %", justify="right")
-    table.add_row("clicks to reach it (NoC)", *(f"{value:.2f}" for value in summary.noc.values()))
-    table.add_row("never reached it (NoF)", *(str(value) for value in summary.nof.values()))
-    console.print(table)
-    shown = [click for click in (1, 2, 3, 5, 10, 20) if click <= summary.max_clicks]
-    ious = "  ".join(f"{click}: {summary.iou[click - 1]:.3f}" for click in shown)
-    model, total = 1000 * summary.seconds_per_click, 1000 * summary.seconds_per_click_total
-    console.print(f"mean IoU after click {ious}   {model:.0f} ms a click, {total:.0f} ms end to end")
+_BRIEF = ("noc85", "noc90", "nof90", "iou_at_1", "iou_at_5", "seconds_per_click")  # what fits a terminal
+_PARTS = 100  # of an evaluation, and steps of its progress bar
 
 
 def evaluate(
-    checkpoint: Path,
-    sources: Sequence[str],
-    out: Path,
-    protocol: Protocol,
-    resources: Resources,
-    max_objects: int | None = None,
-) -> Part:
-    """Evaluate a checkpoint on Ray actors, going on from the parts in `out`; Ray must be connected.
+    subject: Subject, data: DataSet, out: Path, protocol: Protocol, resources: Resources
+) -> Evaluation:
+    """Evaluate a method on Ray actors, going on from the parts in `out`; Ray must be connected.
 
     Args:
-        checkpoint: its folder.
-        sources: of the data.
+        subject: the method.
+        data: the objects.
         out: folder of `parts/` and, at the end, of `records.parquet` and `summary.json`.
         protocol: of the evaluation.
         resources: of the actors.
-        max_objects: evaluate on so many, evenly spread; None for all.
 
     Returns:
         The records in the order of the data, whose times alone differ between two runs.
 
     Raises:
-        MSTError: model or data cannot be used, or `out` holds another evaluation.
+        MSTError: method or data cannot be used, or `out` holds another evaluation.
     """
-    model, _ = load_model(checkpoint)
-    root = UPath(Path.cwd())
-    samples = read_samples(sources, root)
-    samples = samples.spread(max_objects or len(samples))
     about = {
-        "model_sha256": verify(checkpoint)["sha256"][WEIGHTS],
-        "data": json.dumps(list(sources)),
-        "data_sha256": fingerprint(sources, root),
-        "objects": str(len(samples)),
+        SUBJECT: subject.name,
+        DATA_SET: data.name,
+        **subject.about,
+        **data.about,
         "source_sha256": source_digest(PROJECT),
         **protocol.about(),
     }
-    parts = Parts(out / "parts", number_of_parts(len(samples), protocol), about)
+    parts = Parts(out / "parts", number_of_parts(len(data.samples), protocol), about)
     check_resources(resources)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:
-        task = bar.add_task("objects", total=len(samples), completed=parts.objects)
-        for part in evaluate_parts(model, samples, protocol, parts, resources):
+        name = f"{data.name}: {subject.name}"
+        task = bar.add_task(name, total=len(data.samples), completed=parts.objects)
+        for part in evaluate_parts(subject.method, data.samples, protocol, parts, resources):
             bar.advance(task, len(part.records) + len(part.skipped))
     whole = parts.whole()
     if not whole.records:
-        raise DataError(f"none of {len(samples)} objects has a pixel to click on: {whole.skipped[0]}, ...")
-    _write(out, whole, summarize(whole.records, protocol.max_clicks, protocol.targets), about)
-    return whole
+        raise DataError(
+            f"none of {len(data.samples)} objects has a pixel to click on: {whole.skipped[0]}, ..."
+        )
+    device = machine().get("gpu" if resources.use_gpu else "cpu", "unknown")
+    return _keep(out, whole, {**about, "device": device})
 
 
-def _write(out: Path, whole: Part, summary: Summary, about: Mapping[str, str]) -> None:
-    about = {**about, **commit(PROJECT, os.environ.get(COMMIT, "")), **versions(PROJECT), **machine()}
-    skipped = json.dumps(whole.skipped)
-    write_records(out / "records.parquet", whole.records, {**about, "skipped": skipped})
-    written = {"summary": summary.metrics(), "skipped": whole.skipped, "about": about}
+def _keep(out: Path, whole: Part, about: Mapping[str, str]) -> Evaluation:
+    made = {**commit(PROJECT, os.environ.get(COMMIT, "")), **versions(PROJECT), **machine()}
+    found = {SKIPPED: json.dumps(whole.skipped), "close_pixels": str(whole.close_pixels)}
+    about = {**about, **made, **found}
+    write_records(out / RECORDS, whole.records, about)
+    evaluation = Evaluation(about[SUBJECT], about[DATA_SET], whole.records, about)
+    measures = {name: measure._asdict() for name, measure in evaluation.measures.items()}
+    written = {"measures": measures, "skipped": whole.skipped, "about": about}
     (out / "summary.json").write_text(json.dumps(written, indent=2))
+    return evaluation
 
 
-def protocol_of(arguments: argparse.Namespace, config: Config) -> Protocol:
-    """Return the protocol of a model's settings with what the command line changes."""
-    settings = config.eval.model_copy(
+def report(out: Path, data_sets: Sequence[DataSet], subjects: Sequence[Subject]) -> Path:
+    """Write the report of all evaluations under `out`, and return where it is.
+
+    Args:
+        out: that `evaluate` kept them under.
+        data_sets: of which objects are pictured.
+        subjects: whose tokens are pictured, where they are networks with extra scales.
+    """
+    networks = {each.name: each.model for each in subjects if each.model and each.name != UNTRAINED}
+    models = {name: model for name, model in networks.items() if model.config.patch_sizes}
+    pictured = {each.name: Pictured(each.samples, models) for each in data_sets}
+    write_page(out / REPORT, read_evaluations(out), pictured)
+    return out / REPORT
+
+
+def show(table: Table) -> None:
+    """Print a table."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table.title)
+    shown = ShownTable(box=SIMPLE_HEAD)
+    shown.add_column("", no_wrap=True)
+    for column in table.columns:
+        shown.add_column(column, justify="right")
+    for row in table.rows:
+        shown.add_row(row.name, *("\n".join(filter(None, cell)) for cell in row.cells))
+    console.print(shown)
+
+
+def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
+    """Print the tables of one data set, what was left out, and what rounding may have decided."""
+    show(main_table(evaluations, _BRIEF))
+    if compared := comparison_table(evaluations):
+        show(compared)
+    for name in evaluations[0].skipped:
+        print(f"left out: {name}")
+    for each in evaluations:
+        if pixels := int(each.about["close_pixels"]):
+            print(f"{each.subject}: {pixels} pixels are so near the threshold that another batch may differ")
+
+
+def protocol_of(arguments: argparse.Namespace, subject: Subject, objects: int) -> Protocol:
+    """Return the protocol of a subject's settings with what the command line changes."""
+    settings = subject.eval.model_copy(
         update={
-            "zoom": config.eval.zoom and not arguments.no_zoom,
-            "max_clicks": arguments.max_clicks or config.eval.max_clicks,
+            "zoom": subject.eval.zoom and not arguments.no_zoom,
+            "max_clicks": arguments.max_clicks or subject.eval.max_clicks,
         }
     )
+    # A batch is full only while objects wait for a seat: parts hold several batches.
+    least = 1 if arguments.batch_size == 1 else 8 * arguments.batch_size
     return Protocol(
         eval=settings,
         effort=Effort(arguments.flip, arguments.cascade),
         batch_size=arguments.batch_size,
-        part_size=arguments.part_size or max(16, 8 * arguments.batch_size),
+        part_size=arguments.part_size or max(least, -(-objects // _PARTS)),
     )
 
 
@@ -141,21 +169,35 @@ def resources_of(arguments: argparse.Namespace) -> Resources:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options to a parser."""
-    parser.add_argument("--model", required=True, help="checkpoint folder, or models:/NAME@ALIAS")
+    parser.add_argument(
+        "--model",
+        required=True,
+        nargs="+",
+        metavar="[NAME=]MODEL",
+        help="checkpoint folders, or models:/NAME@ALIAS; the first is compared with the others",
+    )
     parser.add_argument(
         "--data",
         required=True,
         nargs="+",
-        metavar="SOURCE",
-        help="coco:JSON of your own, grabcut:FOLDER, ... (mst.data.sources)",
+        metavar="[NAME=]SOURCE",
+        help="data sets: coco:JSON of your own, grabcut:FOLDER, ... (mst.data.sources)",
     )
     parser.add_argument(
-        "--out", type=Path, default=None, metavar="FOLDER", help="keep records and parts here"
+        "--peers",
+        nargs="*",
+        default=None,
+        metavar="PEER",
+        help=f"methods to compare with, all if none is named: {', '.join(PEER_NAMES)}",
     )
-    parser.add_argument("--max-objects", type=count, default=None, help="evaluate on so many, evenly spread")
+    parser.add_argument(
+        "--out", type=Path, default=None, metavar="FOLDER", help="keep records and parts here, and a report"
+    )
+    parser.add_argument("--max-objects", type=count, default=None, help="of a data set, evenly spread")
     parser.add_argument(
         "--max-clicks", type=count, default=None, help="for each object (default: the model's)"
     )
+    parser.add_argument("--from-nothing", action="store_true", help="pass over initial masks")
     parser.add_argument("--no-zoom", action="store_true", help="always look at the whole image")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
     parser.add_argument("--cascade", type=count, default=0, metavar="N", help="cf-N: N more forwards a click")
@@ -170,25 +212,38 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description="Evaluate a model by the click protocol.", allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description="Evaluate models by the click protocol.", allow_abbrev=False)
     add_options(parser)
     arguments = parse(parser, None)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = fetch_checkpoint(tracking_uri(), arguments.model, Path(folder))
-        protocol = protocol_of(arguments, read_config(checkpoint))
+        subjects = [
+            read_model(text, tracking_uri(), Path(folder) / str(number))
+            for number, text in enumerate(arguments.model)
+        ]
+        if arguments.peers is not None:
+            subjects += make_peers(arguments.peers or PEER_NAMES, subjects[0])
+        check_names([each.name for each in subjects], "model")
+        data_sets = [read_data_set(text, arguments.max_objects) for text in arguments.data]
+        check_names([each.name for each in data_sets], "data")
         connect()
-        out = arguments.out or Path(folder) / "evaluation"
         resources = resources_of(arguments)
-        found = evaluate(checkpoint, arguments.data, out, protocol, resources, arguments.max_objects)
-    show(summarize(found.records, protocol.max_clicks), f"{arguments.model} on {', '.join(arguments.data)}")
-    for name in found.skipped:
-        print(f"left out: {name}")
-    if found.close_pixels:
-        print(
-            f"{found.close_pixels} pixels lie so near the threshold that another batch may decide otherwise"
-        )
+        out = arguments.out or Path(folder) / "evaluation"
+        for data in data_sets:
+            found = [
+                evaluate(
+                    each,
+                    data.from_nothing() if arguments.from_nothing or not each.model else data,
+                    out / data.folder / each.folder,
+                    protocol_of(arguments, each, len(data.samples)),
+                    resources,
+                )
+                for each in subjects
+            ]
+            show_evaluations(found)
+        if arguments.out:
+            page = report(out, data_sets, subjects)
+            run_id = log_evaluation(tracking_uri(), page, read_evaluations(out))
+            print(f"report: {page} (MLflow run {run_id})")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from mst.data.sampler import SampleKey, Shard
 from mst.data.training_set import Batch, TrainingSet
 from mst.model import MST
 from mst.model.flops import forward_flops, peak_flops
-from mst.report import training_sheet
+from mst.pictures import training_sheet
 from mst.training import EpochReport, StepReport, TrainingState, simulate_clicks
 from mst.training.step import autocast, passes
 from pipelines.progress import Smoothed, post

@@ -45,7 +45,8 @@ from mst.data.sources import INDEX, Source, check_sources, read_by_part, read_re
 from mst.data.training_set import Batch, TrainingSet
 from mst.errors import ConfigError, DataError
 from mst.model import MST
-from mst.report import contact_sheet, draw_sizes, object_sizes
+from mst.pictures import contact_sheet
+from mst.report.figures import draw_sizes, object_sizes
 from mst.training import simulate_clicks
 from pipelines.cluster import connect
 from pipelines.storage import PROJECT

@@ -22,7 +22,7 @@ LONGEST_TAG = 5000
 COMMIT = "MST_COMMIT"
 """Variable that names the commit to a Ray job, as `git describe --always --dirty --abbrev=40` prints it."""
 
-_PACKAGES = ("mst", "pipelines", "tune_spaces")  # what a training runs
+_PACKAGES = ("mst", "pipelines", "tune_spaces")  # what a training or an evaluation runs
 _DESCRIBED = re.compile(r"(?:.+-g)?([0-9a-f]{40})(-dirty)?")  # the first part is there after a tag
 _PATIENCE = 30.0  # seconds: git is slow on a network's folders, and nvidia-smi hangs with a broken driver
 
@@ -74,12 +74,13 @@ def commit(project: Path, described: str) -> dict[str, str]:
 
 
 def source_digest(project: Path) -> str:
-    """Return a sha256 of the Python files of what trains: their names and contents."""
+    """Return a sha256 of the Python files of what trains and evaluates: their names and contents."""
     digest = hashlib.sha256()
     files = {
         path.relative_to(project).as_posix(): path
         for name in _PACKAGES
         for path in (project / name).rglob("*.py")
+        if path.parent != project / "mst" / "report"  # tells what was done, and changes nothing of it
     }
     for name, path in sorted(files.items()):
         digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())

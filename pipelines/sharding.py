@@ -17,12 +17,13 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
 from mst.batched_evaluation import evaluate_batched
+from mst.clicks import Click
 from mst.config import EvalConfig
 from mst.data.evaluation_sets import Loader
 from mst.data.files import gist
 from mst.data.sources import SampleSet
 from mst.errors import ConfigError, DataError, MSTError
-from mst.evaluation import TARGETS, ObjectRecord
+from mst.evaluation import TARGETS, ObjectRecord, Open, evaluate
 from mst.model import MST
 from mst.predictor import Crop, Effort, forward
 from mst.records import read_records, write_records
@@ -72,49 +73,53 @@ class Part(NamedTuple):
 
 
 class Evaluator:
-    """The actor: holds the model, and evaluates one part after another."""
+    """The actor: holds the method, and evaluates one part after another."""
 
     def __init__(self, protocol: Protocol, resources: Resources) -> None:
         torch.set_num_threads(resources.cpus_per_worker)
         cv2.setNumThreads(resources.cpus_per_worker)
         self._device = "cuda" if resources.use_gpu else "cpu"
         self._protocol = protocol
-        self._model: MST | None = None
+        self._method: MST | Open | None = None
 
     def evaluate(
-        self, number: int, loaders: Sequence[Loader], shared: Sequence[ray.ObjectRef[MST]]
+        self, number: int, loaders: Sequence[Loader], shared: Sequence[ray.ObjectRef[MST | Open]]
     ) -> tuple[int, Part]:
         """Evaluate the objects of a part.
 
         Args:
             number: of the part.
             loaders: of its objects.
-            shared: where in Ray's store the model lies; in a list, so that it is fetched for the first part
+            shared: where in Ray's store the method lies; in a list, so that it is fetched for the first part
                 alone, that of a dead actor's successor too.
 
         Returns:
             The number, and what came of the part.
         """
         protocol, skipped = self._protocol, list[str]()
-        self._model = self._model or self._ready(ray.get(shared[0]))
-        records, close_pixels = evaluate_batched(
-            self._model,
-            SampleSet(loaders),
-            protocol.eval,
-            protocol.max_clicks,
-            protocol.targets,
-            protocol.batch_size,
-            on_skipped=skipped.append,
-            effort=protocol.effort,
-        )
-        return number, Part(records, skipped, sum(close_pixels))
+        self._method = method = self._method or self._ready(ray.get(shared[0]))
+        samples, rules = SampleSet(loaders), (protocol.max_clicks, protocol.targets)
+        if isinstance(method, MST):
+            records, close_pixels = evaluate_batched(
+                method,
+                samples,
+                protocol.eval,
+                *rules,
+                protocol.batch_size,
+                on_skipped=skipped.append,
+                effort=protocol.effort,
+            )
+            return number, Part(records, skipped, sum(close_pixels))
+        return number, Part(evaluate(method, samples, *rules, on_skipped=skipped.append), skipped, 0)
 
-    def _ready(self, model: MST) -> MST:
-        size = model.config.image_size
-        blank = np.zeros((size, size), np.float32)
-        model.eval().to(self._device)
-        forward(model, [Crop(np.zeros((size, size, 3), np.uint8), blank, (), None)])  # the first is slow
-        return model
+    def _ready(self, method: MST | Open) -> MST | Open:
+        if isinstance(method, MST):
+            size = method.config.image_size
+            blank = np.zeros((size, size), np.float32)
+            method.eval().to(self._device)
+            image, click = np.zeros((size, size, 3), np.uint8), Click(0, 0, is_positive=True)
+            forward(method, [Crop(image, blank, (click,), None)])  # the first is slow
+        return method
 
 
 class Parts:
@@ -172,12 +177,12 @@ class Parts:
 
 
 def evaluate_parts(
-    model: MST, samples: SampleSet, protocol: Protocol, parts: Parts, resources: Resources
+    method: MST | Open, samples: SampleSet, protocol: Protocol, parts: Parts, resources: Resources
 ) -> Iterator[Part]:
     """Evaluate the parts that are missing on Ray actors, and keep each; Ray must be connected.
 
     Args:
-        model: on the CPU.
+        method: network on the CPU, or a function that opens images.
         samples: all objects; they are read by the actors.
         protocol: of the evaluation.
         parts: those that are there, to which the others are added.
@@ -192,7 +197,7 @@ def evaluate_parts(
     """
     if not parts.missing:
         return
-    shared = ray.put(model)  # kept until the end, for actors that are started again
+    shared = ray.put(method)  # kept until the end, for actors that are started again
     actors = _actors(protocol, resources, len(parts.missing))
 
     def submit(actor: Any, number: int) -> Any:

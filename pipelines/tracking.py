@@ -21,6 +21,7 @@ from mst.config import Config
 from mst.data.images import RGB
 from mst.errors import CheckpointError
 from mst.overrides import flatten
+from mst.report import Evaluation
 from mst.training.checkpoints import Saved, opened
 from pipelines.provenance import LONGEST_TAG, provenance
 from pipelines.storage import PROJECT, absolute, check_outlives_job
@@ -32,6 +33,8 @@ CHAMPION = "champion"
 _RUN_FOLDER = "mst.run_folder"  # tag by which a restarted training finds its run again
 _CHECKPOINTS = "checkpoints"
 _MAX_PARAM_LENGTH = 6000
+_METRIC_NAME = re.compile(r"[^\w\-. /]")  # what a name of a metric cannot have
+_MOST_METRICS = 1000  # of a request
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -154,6 +157,35 @@ def find_run(uri: str, folder: UPath) -> TrackedRun | None:
     ours = f"tags.`{_RUN_FOLDER}` = '{folder}'"
     found = client.search_runs([_experiment(client)], ours, max_results=1, order_by=["start_time DESC"])
     return TrackedRun(uri, found[0].info.run_id) if found else None
+
+
+def log_evaluation(uri: str, page: Path, evaluations: Sequence[Evaluation]) -> str:
+    """Keep an evaluation's report and figures in a run of its own, and return the run's id.
+
+    Args:
+        uri: of the tracking server.
+        page: the report; an earlier run of the same page goes on.
+        evaluations: whose figures are logged, as `DATA_SET/SUBJECT/noc90` and so on.
+    """
+    client = MlflowClient(uri, uri)
+    found = find_run(uri, UPath(page))
+    tags = {_RUN_FOLDER: str(page), "kind": "evaluation"}
+    run_id = (
+        found.run_id
+        if found
+        else client.create_run(_experiment(client), run_name=page.parent.name, tags=tags).info.run_id
+    )
+    now = get_current_time_millis()
+    figures = [
+        Metric(_METRIC_NAME.sub("_", f"{each.data_set}/{each.subject}/{name}"), measure.value, now, 0)
+        for each in evaluations
+        for name, measure in each.measures.items()
+    ]
+    for start in range(0, len(figures), _MOST_METRICS):
+        client.log_batch(run_id, metrics=figures[start : start + _MOST_METRICS])
+    client.log_artifact(run_id, str(page))
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
 
 
 def close_children(parent: TrackedRun, stopped: Collection[str]) -> None:

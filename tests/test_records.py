@@ -16,11 +16,13 @@ RECORDS = [
         height=480,
         width=854,
         area_share=1 / 3,
+        extent=(1 / 7, 0.5),
         size_class="large",
         init_iou=0.5 if number else None,
         clicks=tuple(Click(click, 7 * click, click % 2 == 0) for click in range(number)),
         ious=tuple(1 / (click + 3) for click in range(number)),
         boundary_ious=tuple(1 / (click + 7) for click in range(number)),
+        masks=(b"1234O", b"\x00\xff")[:number],
         seconds_model=(0.125,) * number,
         seconds_total=(0.25,) * number,
     )
@@ -46,7 +48,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "records.parquet"
     write_records(path, RECORDS, ABOUT)
 
-    def full_disk(table, where):
+    def full_disk(table, where, compression):
         where.write_bytes(b"PAR1 half")
         raise OSError(28, "No space left on device")
 

@@ -17,11 +17,14 @@ from mst.config import Config, EvalConfig
 from mst.data.sources import SampleSet, read_samples
 from mst.errors import ConfigError
 from mst.evaluation import ObjectRecord
+from mst.peers import open_click_disks
 from mst.predictor import Effort
 from mst.records import read_records
 from pipelines.cluster import Resources
+from pipelines.data_sets import read_data_set
 from pipelines.evaluate import add_options, evaluate, protocol_of
 from pipelines.sharding import Parts, Protocol, evaluate_parts, number_of_parts
+from pipelines.subjects import Subject, read_model
 
 PROTOCOL = Protocol(eval=EvalConfig(max_clicks=2), batch_size=2, part_size=2)
 TWO = Resources(num_workers=2)
@@ -52,7 +55,8 @@ def written(out: Path) -> dict[str, int]:
 def test_two_actors_give_the_records_of_one_process_and_go_on_from_parts(
     cluster, checkpoint, source, alone, tmp_path
 ):
-    run = partial(evaluate, checkpoint, [source], tmp_path, resources=TWO, max_objects=OBJECTS)
+    subject, data = read_model(str(checkpoint), "", tmp_path), read_data_set(source, OBJECTS)
+    run = partial(evaluate, subject, data, tmp_path, resources=TWO)
     first = run(PROTOCOL)
     assert without_times(first.records) == alone
     before = written(tmp_path)
@@ -98,8 +102,9 @@ def test_the_command_line_changes_the_models_protocol():
     given = ["--model", "a", "--data", "coco:a.json", "grabcut:b", "--no-zoom", "--max-clicks", "5"]
     arguments = parser.parse_args([*given, "--flip", "--cascade", "3", "--batch-size", "4"])
     assert arguments.data == ["coco:a.json", "grabcut:b"]
-    assert protocol_of(arguments, Config()) == Protocol(
+    subject = Subject("a", open_click_disks, Config().eval)
+    assert protocol_of(arguments, subject, 7) == Protocol(
         EvalConfig(zoom=False, max_clicks=5), Effort(flip=True, cascade=3), batch_size=4, part_size=32
     )
-    unchanged = protocol_of(parser.parse_args(given[:4]), Config())
-    assert unchanged == Protocol(Config().eval, Effort(), batch_size=1, part_size=16)
+    unchanged = protocol_of(parser.parse_args(given[:4]), subject, 201)
+    assert unchanged == Protocol(Config().eval, Effort(), batch_size=1, part_size=3)

@@ -355,7 +355,7 @@ def test_initial_weights_are_said(config, tmp_path):
 
 def test_the_library_imports_neither_ray_nor_mlflow_nor_fastapi():
     code = (
-        "import sys, mst.training, mst.client, mst.report, mst.data.synthetic;"
+        "import sys, mst.training, mst.client, mst.pictures, mst.data.synthetic;"
         "print([name for name in ('ray', 'mlflow', 'fastapi') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

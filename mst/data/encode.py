@@ -1,10 +1,20 @@
-"""Masks of pixels to annotations."""
+"""Masks of pixels to run lengths, and to annotations."""
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from mst.clicks import Mask
 from mst.data.annotations import ObjectAnnotation
+
+
+def encode_mask(mask: Mask) -> bytes:
+    """Return the run lengths of a mask (H, W): COCO's compressed RLE, without its size."""
+    return bytes(coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"])
+
+
+def decode_mask(counts: bytes, height: int, width: int) -> Mask:
+    """Return the mask (height, width) that `encode_mask` made run lengths of."""
+    return np.asarray(coco_mask.decode({"size": [height, width], "counts": counts}), bool)
 
 
 def annotate(mask: Mask, name: str) -> ObjectAnnotation:

@@ -12,7 +12,7 @@ grabcut:/data/GrabCut                           an evaluation set (`mst.data.eva
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import call
 from typing import NamedTuple
@@ -72,9 +72,17 @@ class SampleSet:
             return self
         return SampleSet([self.loaders[i] for i in np.linspace(0, len(self) - 1, count).round().astype(int)])
 
+    def from_zero(self) -> "SampleSet":
+        """Return the same objects without their initial masks."""
+        return SampleSet([partial(_without_initial_mask, loader) for loader in self.loaders])
+
     def shard(self, rank: int, world_size: int) -> "SampleSet":
         """Return every `world_size`-th object, starting with `rank`."""
         return SampleSet(self.loaders[rank::world_size])
+
+
+def _without_initial_mask(loader: Callable[[], Sample]) -> Sample:
+    return replace(loader(), init_mask=None)
 
 
 def parse_source(text: str, root: UPath) -> Source:

@@ -1,13 +1,11 @@
 """Pictures: of what a model did, and of what it learns from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mst.clicks import EMPTY_SLOT, Click, Mask
-from mst.data.annotations import ImageRecord
 from mst.data.images import RGB, resize
 from mst.data.training_set import Batch
 from mst.drawing import PLAIN, SCALES, captioned, draw_clicks, draw_tokens, overlay, side_by_side
@@ -135,47 +133,3 @@ def _counted(clicks: Sequence[Click]) -> str:
 def _mask(probabilities: Tensor, threshold: float) -> Mask:
     """(1, H, W) to (H, W)."""
     return np.asarray((probabilities[0] > threshold).cpu().numpy(), bool)
-
-
-def object_sizes(records: Iterable[ImageRecord]) -> NDArray[np.float64]:
-    """Return each object's share of its image's height, width and area, (N, 3)."""
-    sizes = [
-        (
-            (each.box[2] - each.box[0]) / record.height,
-            (each.box[3] - each.box[1]) / record.width,
-            each.area / (record.height * record.width),
-        )
-        for record in records
-        for each in record.objects
-        if not each.is_stuff
-    ]
-    return np.asarray(sizes, np.float64).reshape(-1, 3)
-
-
-def draw_sizes(sizes: NDArray[np.float64], title: str) -> RGB:
-    """Draw how large objects are: height against width, as the paper's Fig. 6, and a histogram of their area.
-
-    Args:
-        sizes: (N, 3) as `object_sizes` gives them.
-        title: of the picture.
-
-    Returns:
-        (H, W, 3).
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    plane, bars = figure.subplots(1, 2)
-    density = plane.hexbin(*sizes[:, 1::-1].T, gridsize=30, extent=(0, 1, 0, 1), bins="log", mincnt=1)
-    figure.colorbar(density, ax=plane, label="objects")
-    plane.set(
-        xlabel="width / image width", ylabel="height / image height", xlim=(0, 1), ylim=(0, 1), aspect=1
-    )
-    bars.hist(np.sqrt(sizes[:, 2].clip(0, 1)), bins=40, range=(0, 1), color="#2a78c8")
-    bars.set(xlabel="square root of the share of the image", ylabel="objects", xlim=(0, 1))
-    bars.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{title}: {len(sizes):,} objects")
-    canvas.draw()  # type: ignore[no-untyped-call]
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]

@@ -31,12 +31,13 @@ def resize_matrix(old: int, new: int) -> Tensor:
 
     FlexiViT's pseudo-inverse resize (section 3.4): with B the resize of a patch, the kernel pinv(B^T) w gives
     a resized patch the token that w gives the patch itself, as nearly as can be. Bicubic and antialiased, as
-    in timm's `resample_patch_embed`.
+    in timm's `resample_patch_embed`. Rows and columns are resized alike and apart from each other, so that B
+    is a Kronecker product, and so is its pseudo-inverse.
     """
-    basis = torch.eye(old * old, dtype=torch.float64).view(old * old, 1, old, old)
-    resized = F.interpolate(basis, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
-    inverse: Tensor = torch.linalg.pinv(resized.view(old * old, new * new))
-    return inverse.float()
+    basis = torch.eye(old, dtype=torch.float64)[None, None]
+    resized = F.interpolate(basis, size=(old, new), mode="bicubic", antialias=True, align_corners=False)
+    inverse = torch.linalg.pinv(resized[0, 0])
+    return torch.kron(inverse, inverse).float()
 
 
 def resize_positions(positions: Tensor, grid: Sequence[int]) -> Tensor:

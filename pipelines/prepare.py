@@ -48,6 +48,7 @@ from mst.model import MST
 from mst.overrides import override
 from mst.report import contact_sheet, draw_sizes, object_sizes
 from mst.training import simulate_clicks
+from mst.training.step import iterations
 from pipelines.cluster import connect
 from pipelines.storage import PROJECT
 
@@ -168,7 +169,8 @@ def _one_sample(
 ) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     """A sample, its clicks and its previous mask, after so many clicks on errors as `step` draws."""
     batch = Batch(*(each[None] for each in sample))
-    clicks, prev_mask = simulate_clicks(model, batch.image.float() / 255, batch, step, config)
+    count = iterations(step, config)
+    clicks, prev_mask = simulate_clicks(model, batch.image.float() / 255, batch, count, config)
     return sample, clicks[0], prev_mask[0]
 
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,7 +134,7 @@ def training_samples(root: Path | None) -> Iterator[Row]:
     yield row("samples_over_plain_loader_of_layers", seconds["of layers"] / seconds["ours"])
 
 
-VARIED = {
+VARIED: dict[str, dict[str, Any]] = {
     "copy_paste": {"data.copy_paste": 1},
     "hue_and_saturation": {"data.hue": 20, "data.saturation": 0.4},
     "blur": {"data.blur": 1},

@@ -135,6 +135,7 @@ def experiment(arguments: argparse.Namespace) -> Config:
         "data.loader_workers": min(14, os.cpu_count() or 1),
         "train.init": str(WEIGHTS),
         "train.batch_size": 64,
+        "train.samples_per_epoch": 32_000,  # each epoch starts the loader's processes anew
         "train.validate_every": 1000,  # once, at the end
     }
     return override(override(build_recipe("mst_small"), on_gpu), given(arguments))
@@ -151,6 +152,7 @@ def main() -> None:
         device = torch.device(arguments.device)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError("no CUDA device here: give --device cpu to train without")
+        torch.set_float32_matmul_precision("high")
         figures = train(experiment(arguments), device, 60 * arguments.minutes, arguments.out)
         report("gpu_training", figures)
     elif not torch.cuda.is_available():

@@ -41,10 +41,10 @@ SOURCES = (
     "labels:bsds",
 )
 MISSING = (
-    *("annotated-types", "botocore", "jmespath", "pathlib-abc", "pycocotools"),
-    *("pydantic", "pydantic-core", "typing-inspection", "universal-pathlib"),
+    *("annotated-types", "botocore", "fsspec", "jmespath", "pathlib-abc", "pycocotools", "pydantic"),
+    *("pydantic-core", "typing-extensions", "typing-inspection", "universal-pathlib"),
 )
-"""Packages that a machine with PyTorch, timm, OpenCV and pyarrow lacks."""
+"""Packages that a machine with PyTorch, timm, OpenCV and pyarrow lacks, or has in too old a version."""
 
 MOST_CARRIED = 56 * 2**20  # bytes for one call, beside the project itself
 PART = 15 * 2**20  # bytes of a file that is given back

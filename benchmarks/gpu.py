@@ -17,7 +17,7 @@ The first call there installs the wheels, and each one begins by naming their pl
     export PYTHONPATH=/tmp/site
 
 Training stops by the clock, and gives its weights back every two minutes; it is `mst_small` at 448, and takes
-any setting as an option. Figures are in out/bench/, as those of all benchmarks.
+any setting as an option. Figures are in out/bench/, as those of all benchmarks: `cp out/bench/*.json $OUT`.
 
 `bench` measures MST-base at 448 in bf16, compiled. MFU is the share of the card's peak in dense bf16 that the
 network's own multiply-adds make up, a training image counting three times a forward.

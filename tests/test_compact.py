@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from upath import UPath
@@ -74,6 +75,21 @@ def test_larger_photos_and_their_masks_are_made_smaller(scenes, tmp_path):
                 assert 0.8 < share < 1.25
                 compared += 1
     assert compared > 10
+
+
+def test_photos_of_one_name_and_other_formats_stay_two(tmp_path):
+    for folder in ("a/images", "a/masks", "b/images", "b/masks"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder, name, level in (("a", "one.jpg", 50), ("b", "one.png", 90), ("b", "one_.jpg", 130)):
+        photo = np.full((60, 80, 3), level, np.uint8)
+        cv2.imwrite(str(tmp_path / folder / "images" / name), photo)
+        mask = np.zeros((60, 80), np.uint8)
+        mask[10:40, 10:50] = 255
+        cv2.imwrite(str(tmp_path / folder / "masks" / f"{name.partition('.')[0]}.png"), mask)
+    parts = made(tmp_path, tmp_path / "out", sources=["pairs:b"], hold_out="pairs:a", side=40)
+    means = sorted(round(each.read().mean(), -1) for part in parts.values() for each in part)
+    assert means == [50, 90, 130]
+    assert [each.path.name for each in parts["train"]] == ["one.png.jpg", "one_.jpg"]
 
 
 def test_what_goes_wrong_leaves_nothing(scenes, tmp_path):

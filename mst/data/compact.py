@@ -35,6 +35,7 @@ from mst.errors import ConfigError, DataError
 
 IMAGES, TRAIN, VAL = "images", "train", "val"
 
+_JPEG = {".jpg", ".jpeg"}
 _CHUNK = 8  # images that a process is given at once
 
 
@@ -76,17 +77,19 @@ def compact(
     shutil.rmtree(staged, ignore_errors=True)
     about = {"sources": [{"source": each} for each in (hold_out, *sources)], "rules": RULES}
     work = partial(_write, root=root, out=UPath(staged), side=side, quality=quality)
+    counts: dict[str, int] = {}
     try:
         with ProcessPoolExecutor(processes) as pool:
             for name, records in parts.items():
-                written = list(pool.map(work, records, chunksize=_CHUNK))
+                written = [each for each in pool.map(work, records, chunksize=_CHUNK) if each.objects]
                 write_index(staged / name, [to_batch(written, UPath(staged))], about | {"split": name})
+                counts[name] = len(written)
         staged.rename(out)
     except OSError as error:
         raise DataError(f"{out}: could not be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    return {name: len(records) for name, records in parts.items()}
+    return counts
 
 
 def split(sources: Sequence[str], hold_out: str, root: UPath, every: int) -> dict[str, list[ImageRecord]]:
@@ -122,7 +125,8 @@ def _write(record: ImageRecord, root: UPath, out: UPath, side: int, quality: int
         path.write_bytes(read_file(record.path))
         return replace(record, path=path, objects=tuple(nest(record.objects)))
     bgr = cv2.cvtColor(resize(image, height, width), cv2.COLOR_RGB2BGR)
-    path = path.with_suffix(".jpg")
+    if path.suffix not in _JPEG:
+        path = path.with_name(f"{path.name}.jpg")
     path.write_bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality or 95])[1].tobytes())
     objects = nest([small for each in record.objects for small in _smaller(each, height, width)])
     return ImageRecord(path, height, width, tuple(objects))

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,6 +45,7 @@ from mst.data.sampler import SampleKey
 from mst.data.scenes import draw_scene, shipped_photos
 from mst.data.sources import read_records
 from mst.data.training_set import TrainingSet
+from mst.overrides import override
 
 ANNOTATIONS = "annotations/instances_train2017.json"
 HEIGHT, WIDTH = 480, 640
@@ -130,6 +132,26 @@ def training_samples(root: Path | None) -> Iterator[Row]:
     yield row("plain_loader_samples_per_second_per_core", SAMPLES / seconds["plain"], "1/s")
     yield row("samples_over_plain_loader", seconds["plain"] / seconds["ours"], at_least=3)
     yield row("samples_over_plain_loader_of_layers", seconds["of layers"] / seconds["ours"])
+
+
+VARIED: dict[str, dict[str, Any]] = {
+    "copy_paste": {"data.copy_paste": 1},
+    "hue_and_saturation": {"data.hue": 20, "data.saturation": 0.4},
+    "blur": {"data.blur": 1},
+    "jpeg": {"data.jpeg": 1},
+    "resize_0.3_to_2": {"data.resize": (0.3, 2.0)},
+}
+"""Settings that are off in the paper's recipe, each as often as can be."""
+
+
+def cost_of_variety(root: Path | None) -> Iterator[Row]:
+    """What each kind of augmentation adds to a sample that has it."""
+    (index, _), plain = photo_index(root), Config()
+    configs = {"plain": plain, **{name: override(plain, each) for name, each in VARIED.items()}}
+    calls = {name: drawing(TrainingSet(index, each), len(index)) for name, each in configs.items()}
+    seconds = cpu_seconds_side_by_side(calls, ROUNDS)
+    for name in VARIED:
+        yield row(f"{name}_cost", 1000 * (seconds[name] - seconds["plain"]) / SAMPLES, "ms")
 
 
 # Clicks
@@ -267,7 +289,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     root = arguments.data_root
     suites: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
-        "samples": (partial(training_samples, root),),
+        "samples": (partial(training_samples, root), partial(cost_of_variety, root)),
         "index": (index_of_coco_size, beside_other_readers),
         "clicks": (click_speed, click_equality),
         "store": (partial(samples_from_store, root),),

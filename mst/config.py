@@ -135,6 +135,18 @@ class DataConfig(Settings):
     """Largest relative change of contrast."""
     rgb_shift: Annotated[int, Field(ge=0, le=255)] = 10
     """Largest shift of each colour channel, in levels of 255."""
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Largest relative change of the colours' distance from grey."""
+    hue: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest turn of the hues, in degrees."""
+    grey: Probability = 0.0
+    """Probability of a sample without colours."""
+    blur: Probability = 0.0
+    """Probability of a sample that is blurred, by up to 2 px at 448."""
+    jpeg: Probability = 0.0
+    """Probability of a sample with the traces of a JPEG of quality 30 to 90."""
+    copy_paste: Probability = 0.0
+    """Probability that another image's object is pasted into a sample, as its object or as another."""
     merge: Probability = 0.15
     """Probability that two objects make one sample (RITM)."""
     stuff: Probability = 0.3

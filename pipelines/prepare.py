@@ -16,7 +16,7 @@ import json
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from torch.utils.data import default_collate
 from upath import UPath
 
 from mst.checkpoint import load_model
-from mst.command_line import count, parse, run
+from mst.command_line import add_options, count, given, parse, run
 from mst.config import Config
 from mst.data.annotations import ImageRecord
 from mst.data.check import Checked, Problem, check_names, check_record
@@ -45,9 +45,11 @@ from mst.data.sources import INDEX, Source, check_sources, read_by_part, read_re
 from mst.data.training_set import Batch, TrainingSet
 from mst.errors import ConfigError, DataError
 from mst.model import MST
+from mst.overrides import override
 from mst.pictures import contact_sheet
 from mst.report.figures import draw_sizes, object_sizes
 from mst.training import simulate_clicks
+from mst.training.step import iterations
 from pipelines.cluster import connect
 from pipelines.storage import PROJECT
 
@@ -125,7 +127,14 @@ def write_sound(sound: Parts, root: UPath, out: Path, texts: Sequence[str], prob
     return write_index(out, (to_batch(chunk, root) for chunk in _chunks(records)), about)
 
 
-def draw(texts: Sequence[str], root: UPath, out: Path, checkpoint: Path, samples: int) -> list[Path]:
+def draw(
+    texts: Sequence[str],
+    root: UPath,
+    out: Path,
+    checkpoint: Path,
+    samples: int,
+    settings: Mapping[str, str] | None = None,
+) -> list[Path]:
     """Draw a contact sheet of samples as a model sees them in training, and the sizes of all objects.
 
     Args:
@@ -134,9 +143,11 @@ def draw(texts: Sequence[str], root: UPath, out: Path, checkpoint: Path, samples
         out: folder of the pictures.
         checkpoint: of the model whose errors are clicked on and whose masks are the previous ones.
         samples: how many.
+        settings: of the experiment, where they are other than the checkpoint's.
     """
     records = read_records(texts, root)
     model, config = load_model(checkpoint)
+    config = override(config, settings or {})
     training_set = TrainingSet(records, config)
     order = epoch_order(len(records), samples, config.seed, 0)
     views = [
@@ -159,7 +170,8 @@ def _one_sample(
 ) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     """A sample, its clicks and its previous mask, after so many clicks on errors as `step` draws."""
     batch = Batch(*(each[None] for each in sample))
-    clicks, prev_mask = simulate_clicks(model, batch.image.float() / 255, batch, step, config)
+    count = iterations(step, config)
+    clicks, prev_mask = simulate_clicks(model, batch.image.float() / 255, batch, count, config)
     return sample, clicks[0], prev_mask[0]
 
 
@@ -304,6 +316,7 @@ def main() -> None:
         default=PROJECT / "checkpoints" / "scenes_tiny",
         help="checkpoint that predicts the picture's previous masks",
     )
+    add_options(parser)
     arguments = parse(parser, None)
     if not (arguments.out or arguments.check or arguments.picture):
         raise ConfigError("nothing to do: give --out, --check or --picture")
@@ -313,7 +326,8 @@ def main() -> None:
     if arguments.out:
         show_manifest(arguments.out, prepare(arguments.sources, root, arguments.out))
     if arguments.picture:
-        for path in draw(arguments.sources, root, arguments.picture, arguments.model, arguments.samples):
+        where, settings = arguments.picture, given(arguments)
+        for path in draw(arguments.sources, root, where, arguments.model, arguments.samples, settings):
             print(path)
     if arguments.check:
         sound, problems = check(arguments.sources, root)

@@ -235,7 +235,17 @@ def test_the_command_line_checks_fixes_and_draws(faulty, scenes, tmp_path, clust
     found = run(faulty, "--check", "coco:annotations/instances_train.json")
     assert found.returncode == 1
     assert all(kind in found.stdout for kind in FAULTS)
-    sound = run(scenes, "--check", "--picture", tmp_path / "pictures", "--samples", 3, *SOURCES[1:])
+    sound = run(
+        scenes,
+        "--check",
+        "--picture",
+        tmp_path / "pictures",
+        "--samples",
+        6,
+        "--data.copy_paste",
+        1,
+        *SOURCES[1:],
+    )
     assert sound.returncode == 0, sound.stderr
     assert "no problems" in sound.stdout
     for name in ("samples.jpg", "sizes.png"):

@@ -90,7 +90,8 @@ CHANGES = {
 # Millions of parameters, between which a network of that size lies
 SIZES = {"tiny": (1, 8), "small": (22, 35), "base": (90, 120), "large": (310, 370)}
 
-GIVEN = {"data.root", "train.init", "train.epochs"}  # by commands: where things are, and for how long
+# By commands: where things are, for how long, and what a later stage changes
+GIVEN = {"data.root", "train.init", "train.epochs", "model.image_size", "optim.schedule"}
 SCRIPTS = ("pipelines/train.py", "pipelines/initialize.py")
 
 
@@ -105,6 +106,7 @@ def parsed(command: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
     if command[0] == "pipelines/train.py":
         add_resources(parser)
+        parser.add_argument("--name")
     else:
         parser.add_argument("--out", required=True)
     add_settings(parser)

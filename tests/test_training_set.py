@@ -7,7 +7,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from mst.config import DataConfig
-from mst.data.augment import View, choose_view, recolour
+from mst.data.augment import View, choose_view, degrade, recolour
 from mst.data.runs import Runs
 from mst.data.sampler import SampleKey, Shard, ShardedBatches, epoch_order
 from mst.data.sources import read_records
@@ -111,6 +111,57 @@ def test_recolouring_stays_in_range_and_does_nothing_when_switched_off():
     assert (changed != image).any()
     off = DataConfig(brightness=0, contrast=0, rgb_shift=0)
     np.testing.assert_array_equal(recolour(image, off, np.random.default_rng(1)), image)
+
+
+def test_what_is_switched_off_draws_nothing():
+    """So that the same seed gives the same sample as before there was such a setting."""
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    rng, beside = np.random.default_rng(1), np.random.default_rng(1)
+    recolour(image, DataConfig(), rng)
+    beside.uniform(size=2)
+    beside.integers(-10, 11, size=3)
+    assert degrade(image, DataConfig(), rng) is image
+    assert rng.random() == beside.random()
+
+
+PLAIN = {"brightness": 0, "contrast": 0, "rgb_shift": 0}
+
+
+def luma(image):
+    return image @ np.array([0.299, 0.587, 0.114])
+
+
+@pytest.mark.parametrize("change", [{"hue": 40}, {"saturation": 0.5}, {"grey": 1.0}])
+def test_colours_change_and_luma_stays(change):
+    image = np.random.default_rng(0).integers(80, 176, (8, 8, 3), np.uint8)  # nothing reaches 0 or 255
+    image[0] = 120
+    changed = recolour(image, DataConfig(**PLAIN, **change), np.random.default_rng(1))
+    assert (changed[0] == 120).all()
+    assert np.abs(changed[1:].astype(int) - image[1:]).max() > 5
+    assert np.abs(luma(changed) - luma(image)).max() <= 1
+    assert (np.ptp(changed, axis=2).max() == 0) == ("grey" in change)
+
+
+def test_hues_turn_by_their_angle():
+    image = np.random.default_rng(0).integers(100, 156, (20, 20, 3), np.uint8)
+    changed = recolour(image, DataConfig(**PLAIN, hue=30), np.random.default_rng(1)).astype(float)
+    red, green, blue = np.moveaxis(np.stack([image.astype(float), changed]), -1, 0)
+    angle = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
+    turned = np.rad2deg((angle[1] - angle[0] + np.pi) % (2 * np.pi) - np.pi)
+    expected = np.random.default_rng(1)
+    expected.uniform(size=2)
+    expected.integers(0, 1, size=3)
+    expected.uniform()
+    assert abs(np.median(turned) - expected.uniform(-30, 30)) < 1
+
+
+def test_blur_and_jpeg_take_away_detail():
+    image = np.random.default_rng(0).integers(0, 256, (448, 448, 3), np.uint8)
+    for change in ({"blur": 1.0}, {"jpeg": 1.0}):
+        changed = degrade(image, DataConfig(**change), np.random.default_rng(3))
+        assert (changed.shape, changed.dtype) == (image.shape, np.uint8)
+        assert changed.std() < image.std() - 1
+        assert np.abs(changed.mean((0, 1)) - image.mean((0, 1))).max() < 8
 
 
 def test_the_same_key_gives_the_same_sample(records, config):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from mst.clicks import Mask
 from mst.config import DataConfig
@@ -14,6 +15,9 @@ from mst.data.runs import Runs, paint
 _REFERENCE_SIZE = 448  # the crop for which the paper gives its resize range
 _OBJECT_MARGIN = (1.1, 2.2)  # an object crop is this much larger than the object's box
 _MIN_SIDE = 32  # pixels to which smaller objects' boxes are widened first
+_LUMA = np.array([0.299, 0.587, 0.114])  # shares of red, green and blue in grey (BT.601)
+_BLUR = (0.3, 2.0)  # standard deviation in pixels of a view of the reference size
+_JPEG_QUALITY = (30, 90)
 
 Box = tuple[float, float, float, float]
 """top, left, bottom, right in pixels; bottom and right are outside."""
@@ -102,7 +106,41 @@ def recolour(image: RGB, config: DataConfig, rng: np.random.Generator) -> RGB:
     brightness = 255 * rng.uniform(-config.brightness, config.brightness)
     shift = rng.integers(-config.rgb_shift, config.rgb_shift + 1, size=3)
     levels = (np.arange(256)[:, None] - 127.5) * contrast + 127.5 + brightness + shift
-    return np.asarray(cv2.LUT(image, levels.round().clip(0, 255).astype(np.uint8)[:, None]), dtype=np.uint8)
+    image = np.asarray(cv2.LUT(image, levels.round().clip(0, 255).astype(np.uint8)[:, None]), dtype=np.uint8)
+    if config.saturation or config.hue or config.grey:
+        image = np.asarray(cv2.transform(image, _colour_matrix(config, rng)), np.uint8)
+    return image
+
+
+def degrade(image: RGB, config: DataConfig, rng: np.random.Generator) -> RGB:
+    """Blur a view and leave the traces of a JPEG in it, (S, S, 3) to (S, S, 3), as often as is asked for."""
+    if happens(config.blur, rng):
+        sigma = rng.uniform(*_BLUR) * len(image) / _REFERENCE_SIZE
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)
+    if happens(config.jpeg, rng):
+        quality = int(rng.integers(*_JPEG_QUALITY, endpoint=True))
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), np.uint8)
+    return image
+
+
+def happens(probability: float, rng: np.random.Generator) -> bool:
+    """Draw whether something happens; what is switched off draws nothing, and changes no other draw."""
+    return probability > 0 and bool(rng.random() < probability)
+
+
+def _colour_matrix(config: DataConfig, rng: np.random.Generator) -> NDArray[np.float64]:
+    """What turns hues around the axis of greys and scales the distance to it; luma stays, (3, 3)."""
+    scale = 1 + rng.uniform(-config.saturation, config.saturation)
+    angle = np.deg2rad(rng.uniform(-config.hue, config.hue))
+    if happens(config.grey, rng):
+        scale = 0.0
+    axis = np.full(3, 3**-0.5)
+    cross = np.cross(np.eye(3), axis)  # of the axis with a vector (Rodrigues' formula)
+    turn = np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * np.outer(axis, axis)
+    grey = np.tile(_LUMA, (3, 1))
+    return np.asarray(grey + scale * (np.eye(3) - grey) @ turn)
 
 
 def _random_square(

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from mst.clicks import Mask, click_tensor, sample_clicks
 from mst.config import Config
 from mst.data.annotations import ImageRecord, ObjectAnnotation
-from mst.data.augment import View, choose_view, recolour
+from mst.data.augment import View, choose_view, degrade, happens, recolour
+from mst.data.copy_paste import Copy, choose_object, cut_out, leaves_enough
 from mst.data.files import Fetch, fetch
 from mst.data.images import RGB
 from mst.data.sampler import SampleKey
@@ -21,6 +22,7 @@ from mst.errors import DataError, ImageError
 
 _log = logging.getLogger(__name__)
 
+_COPY_IS_OBJECT = 0.5  # probability that a pasted object is the sample's; else it is one of the others
 _ATTEMPTS = 50  # images tried before a data set is said to hold nothing to train on
 
 
@@ -101,8 +103,38 @@ class TrainingSet(Dataset[Batch]):
         target, others = _split(visible, wanted, view, config.min_area)
         if wanted and not target.any():
             return None
-        image = recolour(view.of_image(record.read(self._fetch)), config, rng)
-        return image, target, partial(_union, others, view, record)
+        image = view.of_image(record.read(self._fetch))
+        union: Callable[[], Mask] = partial(_union, others, view, record)
+        if happens(config.copy_paste, rng):
+            image, target, union = self._pasted(image, target, union, rng)
+        return degrade(recolour(image, config, rng), config, rng), target, union
+
+    def _pasted(
+        self, view: RGB, target: Mask, others: Callable[[], Mask], rng: np.random.Generator
+    ) -> tuple[RGB, Mask, Callable[[], Mask]]:
+        """Paste an object of another image into a view: as the sample's object, or in front of it.
+
+        Nothing is pasted where the drawn image has no object for it, or where it would hide too much.
+        """
+        copy = self._copy(rng)
+        if copy is None:
+            return view, target, others
+        min_area, covered = self._config.data.min_area, copy.covers(len(view))
+        is_wanted = target.any() and rng.random() < _COPY_IS_OBJECT
+        if is_wanted and covered.mean() >= max(min_area, 1 / covered.size):
+            return copy.onto(view), covered, lambda: others() | target
+        if target.any() and not leaves_enough(target, covered, min_area):
+            return view, target, others
+        return copy.onto(view), target & ~covered, lambda: others() | covered
+
+    def _copy(self, rng: np.random.Generator) -> Copy | None:
+        """Cut an object out of another image."""
+        record = self._records[int(rng.integers(len(self._records)))]
+        annotation = choose_object(record, rng)
+        if annotation is None:
+            return None
+        size, flip = self._config.model.image_size, self._config.data.flip
+        return cut_out(record.read(self._fetch), annotation, size, flip, rng)
 
     def _pack(
         self, image: RGB, mask: Mask, others: Callable[[], Mask], rng: np.random.Generator, skipped: int

@@ -115,22 +115,19 @@ def after_one_click(sample: Sample, records: Mapping[str, ObjectRecord], rank: s
 
 
 @torch.inference_mode()
-def selected_tokens(
-    sample: Sample, record: ObjectRecord, models: Mapping[str, MST], config: EvalConfig, rank: str
-) -> Example:
+def selected_tokens(sample: Sample, record: ObjectRecord, models: Mapping[str, MST], rank: str) -> Example:
     """Show which tokens each model's last fusion module selects at an object's first click (Fig. 8).
 
     Args:
         sample: the object.
         record: of it, which has the click.
         models: with extra scales, by name; in evaluation mode.
-        config: of the protocol.
         rank: of the object.
     """
     panels = []
     for name, model in models.items():
         size = model.config.image_size
-        crop = next_crop(sample.image, record.clicks[:1], None, size, config)
+        crop = next_crop(sample.image, record.clicks[:1], None, size, EvalConfig())  # no zoom yet
         stage = outputs(model, [crop]).stages[-1]
         truth = resize(sample.mask.astype(np.float32), size, size) > 0.5
         inside = [f"{each.patch_size} px: {_share_inside(each, truth):.0%}" for each in stage.selections]

@@ -11,7 +11,6 @@ import cv2
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mst.config import EvalConfig
 from mst.data.images import RGB
 from mst.data.sources import SampleSet
 from mst.errors import DataError
@@ -119,7 +118,7 @@ def _examples(evaluations: Sequence[Evaluation], pictured: Pictured) -> tuple[li
             records = {each.subject: each.records[index] for each in evaluations}
             single.append(gallery.after_one_click(sample, records, rank))
         if pictured.models:
-            tokens.append(gallery.selected_tokens(sample, record, pictured.models, EvalConfig(), rank))
+            tokens.append(gallery.selected_tokens(sample, record, pictured.models, rank))
     return stepwise, single, tokens
 
 

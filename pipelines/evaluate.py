@@ -107,7 +107,7 @@ def report(out: Path, data_sets: Sequence[DataSet], subjects: Sequence[Subject])
         data_sets: of which objects are pictured.
         subjects: whose tokens are pictured, where they are networks with extra scales.
     """
-    networks = {each.name: each.model for each in subjects if each.model and each.name != UNTRAINED}
+    networks = {each.name: each.model.eval() for each in subjects if each.model and each.name != UNTRAINED}
     models = {name: model for name, model in networks.items() if model.config.patch_sizes}
     pictured = {each.name: Pictured(each.samples, models) for each in data_sets}
     write_page(out / REPORT, read_evaluations(out), pictured)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mst.report import published
 from mst.report.evaluation import Evaluation, Measure
 from mst.report.published import Column, Figures
-from mst.statistics import paired_comparison
+from mst.statistics import Values, paired_comparison
 
 NOTHING = "\N{EN DASH}"
 _PART = "*"
@@ -90,21 +90,30 @@ def main_table(evaluations: Sequence[Evaluation], only: Collection[str] = ()) ->
     )
 
 
-def comparison_table(evaluations: Sequence[Evaluation]) -> Table | None:
-    """Compare the first method with each of the others on the same objects; None if there is none."""
+def comparison_table(evaluations: Sequence[Evaluation], only: Collection[str] = ()) -> Table | None:
+    """Compare the first method with each of the others on the same objects.
+
+    Args:
+        evaluations: of the same objects.
+        only: titles of the columns to tell; all if empty.
+
+    Returns:
+        The table; None where there are no others.
+    """
     first, *others = evaluations
     if not others:
         return None
-    measures: dict[str, Callable[[Evaluation], object]] = {
+    known: dict[str, Callable[[Evaluation], Values]] = {
         "NoC@85": lambda each: each.noc(85),
         "NoC@90": lambda each: each.noc(90),
         "IoU@1": lambda each: each.iou(1),
     }
+    measures = {title: measure for title, measure in known.items() if not only or title in only}
     rows = []
     for other in others:
         cells = []
         for measure in measures.values():
-            found = paired_comparison(measure(first), measure(other))  # type: ignore[arg-type]
+            found = paired_comparison(measure(first), measure(other))
             interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
             cells += [Cell(f"{found.mean_difference:+.2f}", interval), Cell(_p(found.p))]
         rows.append(Row(other.subject, tuple(cells)))

@@ -33,9 +33,10 @@ from mst.predictor import Effort
 from mst.records import write_records
 from pipelines.cluster import Resources, check_resources, connect
 from pipelines.provenance import COMMIT, commit, machine, source_digest, versions
+from pipelines.registry import fetch_checkpoint
 from pipelines.sharding import Part, Parts, Protocol, evaluate_parts, number_of_parts
 from pipelines.storage import PROJECT
-from pipelines.tracking import fetch_checkpoint, tracking_uri
+from pipelines.tracking import tracking_uri
 
 
 def show(summary: Summary, title: str) -> None:

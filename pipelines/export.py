@@ -10,7 +10,8 @@ from pathlib import Path
 from mst.checkpoint import load_model
 from mst.command_line import count, parse, run
 from mst.export import export_onnx
-from pipelines.tracking import fetch_checkpoint, tracking_uri
+from pipelines.registry import fetch_checkpoint
+from pipelines.tracking import tracking_uri
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def write_card(
     card = folder / "card"
     card.mkdir()
     model, config = load_model(checkpoint)
-    predictor = Predictor(model, config.eval)
+    predictor = Predictor(model.to("cuda" if terms.resources.use_gpu else "cpu"), config.eval)
     for name, each in evaluated.items():
         picture = _objects(predictor, terms.data[name], each, terms)
         cv2.imwrite(str(card / f"{name}.jpg"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
@@ -91,8 +91,8 @@ to the object's mask (MST, arXiv:2401.04403).
 {_table(facts.figures)}
 
 NoC@T: mean number of clicks of the evaluation's robot until the IoU is T %, with its 95 % bootstrap
-interval; an object that never gets there counts the most clicks. Times are the model's alone, with a batch of one, on
-{facts.provenance["machine"]}.
+interval; an object that never gets there counts the most clicks. Times are the model's alone, with a batch of
+one, on {facts.provenance["machine"]}.
 
 ## Why it is the champion
 
@@ -104,8 +104,8 @@ interval; an object that never gets there counts the most clicks. Times are the 
 
 ## Objects
 
-The best, the median and the worst by NoC@90: image and clicks, mask after the first and the last click,
-truth.
+The best, the median and the worst by NoC@90: image and clicks, mask after the first click and after the one
+that reached 90 %, or the last one; truth.
 
 {pictures}
 
@@ -184,13 +184,14 @@ def _sample(source: str, number: int, evaluated: Evaluated, terms: Terms) -> Sam
 
 def _row(predictor: Predictor, what: str, record: ObjectRecord, sample: Sample, max_clicks: int) -> RGB:
     init = () if sample.init_mask is None else (sample.init_mask,)
-    segment, last = predictor.open(sample.image, *init), len(record.clicks)
+    segment = predictor.open(sample.image, *init)
     noc = number_of_clicks(record.ious, _TARGET, max_clicks)
+    clicks = record.clicks[:noc]  # the robot went on to the highest target
     reached = f"NoC@90 {noc}" if max(record.ious) >= _TARGET else f"not 90 % in {max_clicks}"
+    masks = {number: segment(clicks[:number]) for number in sorted({1, len(clicks)})}
     panels = [
         (f"{what}: {reached}", None),
-        (f"after click 1: IoU {record.ious[0]:.2f}", segment(record.clicks[:1])),
-        (f"after click {last}: IoU {record.ious[-1]:.2f}", segment(record.clicks)),
+        *((f"click {number}: IoU {record.ious[number - 1]:.2f}", mask) for number, mask in masks.items()),
         ("truth", sample.mask),
     ]
-    return strip(sample.image, record.clicks, panels)
+    return strip(sample.image, clicks, panels)

@@ -13,6 +13,7 @@ Records = Mapping[str, Sequence[ObjectRecord]]
 """What a model did on each data set, by its name."""
 
 _TARGET = 0.9
+_GAIN, _FIRST = "gain", "rival"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class Decision:
         return all(each.holds for each in self.reasons)
 
     def why(self) -> str:
-        """Return the findings that decide in one line: of a refusal those that speak against it."""
-        told = [each for each in self.reasons if each.holds == self.is_promoted]
+        """Return the findings that decide in one line: what it gains, or what speaks against it."""
+        against = [each for each in self.reasons if not each.holds]
+        told = against or [each for each in self.reasons if each.rule in (_GAIN, _FIRST)]
         return "; ".join(f"{each.rule}: {each.finding}" for each in told)
 
 
@@ -77,7 +79,7 @@ def decide(challenger: Records, champion: Records | None, max_clicks: int, rules
         return Decision(tuple(checks))  # there is nothing that could be compared
     ours = _all(challenger)
     if champion is None:
-        first = Reason("rival", True, "there is no champion yet")
+        first = Reason(_FIRST, True, "there is no champion yet")
         budget = [] if rules.max_ms is None else [_latency(ours, rules.max_ms)]
         return Decision((*checks, first, *budget))
     theirs = _all(champion)
@@ -140,10 +142,10 @@ def _gain(
     is_better, is_no_worse, is_faster = clicks.high < 0, clicks.high <= rules.no_worse_by, time.high < wanted
     said = f"NoC@90 {_difference(clicks, 'clicks', 2)}"
     if is_better:
-        return Reason("gain", True, f"{said}: better")
+        return Reason(_GAIN, True, f"{said}: better")
     speed = f"{_difference(time, 'ms a click', 1)}, where {wanted:+.1f} count as faster"
     quality = "no worse" if is_no_worse else f"not no worse (that is up to {rules.no_worse_by:+.2f})"
-    return Reason("gain", is_no_worse and is_faster, f"{said}: not better, {quality}; {speed}")
+    return Reason(_GAIN, is_no_worse and is_faster, f"{said}: not better, {quality}; {speed}")
 
 
 def _loss(

@@ -117,13 +117,15 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
 
 def show(decision: Decision, offer: Candidate, champion: ModelVersion | None) -> None:
     """Print what each rule says."""
-    against = f"version {champion.version}" if champion else "no champion yet"
-    table = Table(box=SIMPLE_HEAD, title=f"{offer.saved.path} against {against}", title_justify="left")
+    against = f"against version {champion.version}, the champion" if champion else "is the first"
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{offer.saved.path} {against}")
+    table = Table(box=SIMPLE_HEAD)
     for column in ("rule", "holds", "finding"):
         table.add_column(column, overflow="fold")
     for each in decision.reasons:
         table.add_row(each.rule, "yes" if each.holds else "[red]no", each.finding)
-    Console(highlight=False).print(table)
+    console.print(table)
 
 
 def show_log(client: MlflowClient) -> None:
@@ -132,15 +134,12 @@ def show_log(client: MlflowClient) -> None:
     for model in client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
         for alias, number in model.aliases.items():
             aliases[number] = f"{aliases[number]}, {alias}" if number in aliases else alias
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("version", "alias", "promotion", "when", "who", "run", "why"):
-        table.add_column(column, overflow="fold")
     for each in versions(client):
         number, tags = str(each.version), each.tags
-        kind = f"{tags.get(KIND, 'unknown')}, {tags.get(STATE, 'unknown')}"
-        who = (tags.get(AT, ""), tags.get(BY, ""), tags.get("run", ""), tags.get(WHY, ""))
-        table.add_row(number, aliases.get(number, ""), kind, *who)
-    Console(highlight=False).print(table)
+        kind = ", ".join(filter(None, (tags.get(KIND), tags.get(STATE), aliases.get(number))))
+        who = "  ".join(tags.get(name, "unknown") for name in (AT, BY))
+        print(f"version {number:4} {kind:32} {who}  run {tags.get('run', 'unknown')}")
+        print(f"             {tags.get(WHY, 'not promoted by pipelines/promote.py')}")
 
 
 def _terms(request: Request, champion: ModelVersion | None, config: Config) -> Terms:

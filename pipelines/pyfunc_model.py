@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 from mst.checkpoint import WEIGHTS, load_model, verify
 from mst.clicks import Click
 from mst.data.images import RGB, decode_image
-from mst.errors import CheckpointError, MSTError
+from mst.errors import CheckpointError, ImageError, MSTError
 from mst.predictor import Predictor
 
 _MAX_PIXELS = 40_000_000
@@ -91,7 +91,7 @@ def _image(text: str) -> RGB:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise MlflowException.invalid_parameter_value("the image is no base64") from None
+        raise ImageError("the image is no base64") from None
     return decode_image(data, max_pixels=_MAX_PIXELS)
 
 

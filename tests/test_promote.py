@@ -84,7 +84,7 @@ def test_only_the_better_one_becomes_champion(registry, run, request_of, scenes,
     version = champion(registry)
     assert version.tags["promotion.kind"] == "better"
     assert version.tags["promotion.against"] == "1"
-    assert version.tags["promotion.why"].startswith("figures of the challenger")
+    assert version.tags["promotion.why"].startswith("gain: NoC@90 -")
     assert (version.tags["sweep"], version.tags["parent_run"]) == ("my_sweep", sweep.run_id)
     assert version.tags["sha256"] == verify(trained / "step_00000001")["sha256"][WEIGHTS]
     assert version.tags["noc90.instances_val"].endswith("]")

@@ -27,7 +27,7 @@ from upath import UPath
 
 from mst.command_line import count, parse, run
 from mst.config import Config
-from mst.errors import ConfigError
+from mst.errors import ConfigError, MSTError
 from pipelines import cluster
 from pipelines.candidate import DATA, MAX_CLICKS, MAX_OBJECTS, Candidate, candidate, publish
 from pipelines.cluster import Resources
@@ -96,11 +96,9 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
         seen = standing(client)
         terms = _terms(request, seen.champion, offer.config)
         ours = evaluate_on(offer.files, terms)
-        theirs = None
+        rival = None
         if seen.champion:
-            address = f"models:/{REGISTERED_MODEL}/{seen.champion.version}"
-            theirs = evaluate_on(fetch_checkpoint(uri, address, Path(scratch) / CHAMPION), terms)
-        rival = None if theirs is None else _records(theirs)
+            rival = _rival(uri, seen.champion, terms, forced=request.force is not None)
         decision = decide(_records(ours), rival, terms.max_clicks, request.rules)
         show(decision, offer, seen.champion)
         if request.dry_run:
@@ -174,6 +172,18 @@ def _promotion(decision: Decision, champion: ModelVersion | None, force: str | N
     if champion is None:
         return Promotion("first", "there was no champion")
     return Promotion("better", decision.why())
+
+
+def _rival(uri: str, champion: ModelVersion, terms: Terms, *, forced: bool) -> Records:
+    """What the champion does; nothing where it cannot be used any more and need not be."""
+    address = f"models:/{REGISTERED_MODEL}/{champion.version}"
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return _records(evaluate_on(fetch_checkpoint(uri, address, Path(folder)), terms))
+    except MSTError as error:
+        if forced:
+            return {}
+        raise type(error)(f"the champion: {error}; --force REASON promotes without comparing") from None
 
 
 def _records(evaluated: Mapping[str, Evaluated]) -> Records:

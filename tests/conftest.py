@@ -201,6 +201,7 @@ class Server:
                 time.sleep(0.1)
             else:
                 return
+        self.kill()
         raise RuntimeError(f"{self._command} does not answer")
 
     def kill(self) -> None:

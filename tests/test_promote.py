@@ -159,6 +159,11 @@ def test_a_champion_that_was_tampered_with_is_no_rival(registry, run, request_of
         promote(registry, other, request_of())
     with pytest.raises(CheckpointError, match=message):
         fetch_checkpoint(registry, "models:/mst@champion", tmp_path / "fetched")
+    forced, _ = promote(registry, other, request_of(dry_run=True, force="it is damaged"))
+    assert (
+        forced.why() == "figures of the champion: there are none; same objects: the champion was not "
+        "evaluated on instances_val"
+    )
     with pytest.raises(CheckpointError, match=message):
         fetch_model(pin(ServeSettings()), tmp_path / "served")
     files.write_bytes(files.read_bytes()[:-1] + b"\0")

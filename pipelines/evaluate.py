@@ -33,10 +33,9 @@ from mst.predictor import Effort
 from mst.records import write_records
 from pipelines.cluster import Resources, check_resources, connect
 from pipelines.provenance import COMMIT, commit, machine, source_digest, versions
-from pipelines.registry import fetch_checkpoint
+from pipelines.registry import checkpoint_of
 from pipelines.sharding import Part, Parts, Protocol, evaluate_parts, number_of_parts
 from pipelines.storage import PROJECT
-from pipelines.tracking import tracking_uri
 
 
 def show(summary: Summary, title: str) -> None:
@@ -177,7 +176,7 @@ def main() -> None:
     add_options(parser)
     arguments = parse(parser, None)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = fetch_checkpoint(tracking_uri(), arguments.model, Path(folder))
+        checkpoint = checkpoint_of(arguments.model, Path(folder))
         protocol = protocol_of(arguments, read_config(checkpoint))
         connect()
         out = arguments.out or Path(folder) / "evaluation"

@@ -100,7 +100,7 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
         if seen.champion:
             rival = _rival(uri, seen.champion, terms, forced=request.force is not None)
         decision = decide(_records(ours), rival, terms.max_clicks, request.rules)
-        show(decision, offer, seen.champion)
+        show(decision, offer, seen.champion, terms)
         if request.dry_run:
             return decision, None
         if not decision.is_promoted and request.force is None:
@@ -113,11 +113,15 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
         return decision, outcome
 
 
-def show(decision: Decision, offer: Candidate, champion: ModelVersion | None) -> None:
+def show(decision: Decision, offer: Candidate, champion: ModelVersion | None, terms: Terms) -> None:
     """Print what each rule says."""
     against = f"against version {champion.version}, the champion" if champion else "is the first"
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{offer.saved.path} {against}")
+    console.print(f"{offer.saved.path} {against}, on {', '.join(terms.data.values())}")
+    validated = named(offer.config.data.val, UPath(offer.config.data.root)).values()
+    if chosen_by := sorted(set(validated) & set(terms.data.values())):
+        text = f"this checkpoint was chosen by {', '.join(chosen_by)}: give --data that neither has seen"
+        console.print(text, style="yellow")
     table = Table(box=SIMPLE_HEAD)
     for column in ("rule", "holds", "finding"):
         table.add_column(column, overflow="fold")
@@ -131,7 +135,8 @@ def show_log(client: MlflowClient) -> None:
     aliases: dict[str, str] = {}
     for model in client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
         for alias, number in model.aliases.items():
-            aliases[number] = f"{aliases[number]}, {alias}" if number in aliases else alias
+            same = aliases.get(str(number))
+            aliases[str(number)] = f"{same}, {alias}" if same else alias
     for each in versions(client):
         number, tags = str(each.version), each.tags
         kind = ", ".join(filter(None, (tags.get(KIND), tags.get(STATE), aliases.get(number))))

@@ -24,7 +24,7 @@ from mst.checkpoint import WEIGHTS, verify
 from mst.errors import CheckpointError
 from pipelines.claims import Claim, State, holding
 from pipelines.package import CHECKPOINT
-from pipelines.tracking import TrackedRun
+from pipelines.tracking import TrackedRun, tracking_uri
 
 REGISTERED_MODEL = "mst"
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -166,15 +166,18 @@ def roll_back(client: MlflowClient, why: str, number: str | None = None) -> Outc
     )
 
 
+def checkpoint_of(model: str, out: Path) -> Path:
+    """Return the checkpoint that a command line names: a folder, or `models:/…`, which is fetched."""
+    return fetch_checkpoint(tracking_uri(), model, out) if model.startswith(_SCHEME) else Path(model)
+
+
 def fetch_checkpoint(uri: str, model: str, out: Path) -> Path:
-    """Return the checkpoint folder that `model` names: a folder, or `models:/NAME@ALIAS`, which is fetched.
+    """Fetch the checkpoint of `models:/NAME@ALIAS` or `models:/NAME/VERSION`, and return its folder.
 
     Raises:
         CheckpointError: the registry knows no such model, its files are damaged, or its weights are not those
             that were registered.
     """
-    if not model.startswith(_SCHEME):
-        return Path(model)
     client = connect(uri)
     try:
         version = _named(client, model)

@@ -68,6 +68,7 @@ def test_only_the_better_one_becomes_champion(registry, run, request_of, scenes,
     sweep = open_run(registry, UPath(tmp_path) / "my_sweep", Config(data={"root": str(scenes)}))
     first = promote(registry, run("random", trained=False), request_of())
     assert first[1] == ("1", True)
+    assert "this checkpoint was chosen by coco:" in capsys.readouterr().out
     assert champion(registry).tags["promotion.kind"] == "first"
 
     trained = run("trained", trained=True, parent=sweep.run_id)
@@ -123,7 +124,12 @@ def test_only_the_better_one_becomes_champion(registry, run, request_of, scenes,
         roll_back(client, "again", "4")
     assert roll_back(client, "the first one", "1").version == "5"
     module.show_log(client)
-    assert "forced" in capsys.readouterr().out
+    log = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in log[::2]] == ["1", "2", "3", "4", "5"]
+    assert "forced, crowned " in log[4]
+    assert "rollback, crowned, previous" in log[6]
+    assert "rollback, crowned, champion" in log[8]
+    assert "back to version 1: the first one" in log[9]
 
 
 def test_the_first_version_carries_a_card(registry, run, request_of, tmp_path):

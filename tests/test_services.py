@@ -161,6 +161,7 @@ def test_a_training_loses_nothing_when_the_server_restarts(mlflow_server, databa
 
     data = f"coco:{config.data.root}/annotations/instances_test.json"
     promote = ("pipelines/promote.py", "--run", folder, "--data", data, "--max-objects", 4)
+    promote += ("--max-clicks", 3, "--cpus-per-worker", 1)
     done = command(*promote, "--force", "a test of the services")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "models:/mst@champion is now version" in done.stdout

@@ -30,7 +30,7 @@ def test_another_server_is_no_mlflow(monkeypatch, tmp_path):
     server = Server("-m", "http.server", port, "--bind", "127.0.0.1", port=port, cwd=tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     try:
-        with pytest.raises(ServerError, match="no MLflow server answers .*404"):
+        with pytest.raises(ServerError, match=r"no MLflow server answers .*404"):
             tracking_uri()
     finally:
         server.kill()

@@ -144,7 +144,8 @@ def _table(figures: Mapping[str, Figures]) -> str:
 
 
 def _list(values: Mapping[str, object], without: tuple[str, ...] = ()) -> str:
-    shown = {name: value for name, value in values.items() if not name.startswith(without or ("\0",))}
+    """A Markdown list of what does not begin with one of `without`."""
+    shown = {name: value for name, value in values.items() if not name.startswith(without)}
     return "\n".join(f"- {name}: `{value}`" for name, value in shown.items()) or "- none"
 
 

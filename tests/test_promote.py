@@ -101,35 +101,39 @@ def test_only_the_better_one_becomes_champion(registry, run, request_of, scenes,
     worse, outcome = promote(registry, run("worse", trained=False, seed=1), request_of())
     assert outcome is None
     assert "no loss on instances_val" in worse.why()
-    capsys.readouterr()
-    forced = promote(registry, run("forced", trained=False, seed=1), request_of(force="a test"))
-    assert forced[1] == ("3", True)
-    tags = champion(registry).tags
-    assert tags["promotion.kind"] == "forced"
-    assert tags["promotion.why"].startswith("a test (against the rules: gain")
     refused = client.search_runs(["1"], "tags.`mst.promotion` LIKE 'refused: %'")
     assert {each.info.run_name for each in refused} == {"equal", "worse"}
 
-    # And back
-    assert roll_back(client, "it was only a test") == ("4", True)
+
+def test_what_was_promoted_by_force_can_be_rolled_back(registry, run, request_of, tmp_path, capsys):
+    client, few = connect(registry), {"max_objects": 4, "max_clicks": 2}
+    promote(registry, run("trained", trained=True), request_of(**few))
+    worse = run("worse", trained=False)
+    assert promote(registry, worse, request_of())[1] is None
+    assert promote(registry, worse, request_of(force="a test"))[1] == ("2", True)
     tags = champion(registry).tags
-    assert tags["sha256"] == version.tags["sha256"]
-    assert tags["promotion.why"] == "back to version 2: it was only a test"
-    assert client.get_model_version_by_alias("mst", "previous").version == 3
-    assert torch.equal(*(
-        load_model(folder)[0].head.conv_seg.weight
-        for folder in (TRAINED, fetch_checkpoint(registry, "models:/mst@champion", tmp_path / "fetched"))
-    ))  # fmt: skip
-    with pytest.raises(CheckpointError, match="version 4 is the champion already"):
-        roll_back(client, "again", "4")
-    assert roll_back(client, "the first one", "1").version == "5"
+    assert tags["promotion.kind"] == "forced"
+    assert tags["promotion.why"].startswith("a test (against the rules: gain")
+    assert (tags["max_objects"], tags["objects.instances_val"]) == ("4", "4")  # as version 1 was judged
+
+    assert roll_back(client, "it was only a test") == ("3", True)
+    tags = champion(registry).tags
+    assert tags["promotion.why"] == "back to version 1: it was only a test"
+    assert client.get_model_version_by_alias("mst", "previous").version == 2
+    fetched = fetch_checkpoint(registry, "models:/mst@champion", tmp_path / "fetched")
+    weights = [load_model(folder)[0].head.conv_seg.weight for folder in (TRAINED, fetched)]
+    assert torch.equal(*weights)
+    with pytest.raises(CheckpointError, match="version 3 is the champion already"):
+        roll_back(client, "again", "3")
+    assert roll_back(client, "the first one", "1").version == "4"
+    capsys.readouterr()
     module.show_log(client)
     log = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in log[::2]] == ["1", "2", "3", "4", "5"]
-    assert "forced, crowned " in log[4]
-    assert "rollback, crowned, previous" in log[6]
-    assert "rollback, crowned, champion" in log[8]
-    assert "back to version 1: the first one" in log[9]
+    assert [line.split()[1] for line in log[::2]] == ["1", "2", "3", "4"]
+    assert "forced, crowned " in log[2]
+    assert "rollback, crowned, previous" in log[4]
+    assert "rollback, crowned, champion" in log[6]
+    assert "back to version 1: the first one" in log[7]
 
 
 def test_the_first_version_carries_a_card(registry, run, request_of, tmp_path):

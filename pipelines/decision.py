@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from mst.evaluation import ObjectRecord
 from mst.metrics import number_of_clicks
@@ -16,19 +18,20 @@ _TARGET = 0.9
 _GAIN, _FIRST = "gain", "rival"
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(BaseModel):
     """What a challenger has to show; clicks are means of NoC@90."""
 
-    no_worse_by: float = 0.05
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    no_worse_by: Annotated[float, Field(ge=0)] = 0.05
     """Clicks that the interval of the difference may reach above zero, to count as no worse."""
-    faster_by: float = 0.10
+    faster_by: Annotated[float, Field(ge=0)] = 0.10
     """Share of the champion's time for a click that one which is no worse has to save."""
-    most_lost: float = 0.25
+    most_lost: Annotated[float, Field(ge=0)] = 0.25
     """Clicks that it may need more on any one data set."""
-    slower_by: float = 0.25
+    slower_by: Annotated[float, Field(ge=0)] = 0.25
     """Share of the champion's time for a click that it may take longer, where `max_ms` sets no budget."""
-    max_ms: float | None = None
+    max_ms: Annotated[float, Field(gt=0)] | None = None
     """The budget: most milliseconds for a click."""
 
 

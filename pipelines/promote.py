@@ -15,11 +15,12 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -218,13 +219,23 @@ def _parser() -> argparse.ArgumentParser:
         "--force", metavar="REASON", help="promote whatever the rules say; the reason is kept"
     )
     rules = parser.add_argument_group("rules")
-    for each in fields(Rules):
-        flag = f"--{each.name.replace('_', '-')}"
-        rules.add_argument(flag, dest=each.name, type=float, default=each.default, metavar="X")
+    for name, setting in Rules.model_fields.items():
+        text = f"{setting.description} (default {setting.default})"
+        flag = f"--{name.replace('_', '-')}"
+        rules.add_argument(flag, dest=name, type=float, default=setting.default, metavar="X", help=text)
     parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
     parser.add_argument("--cpus-per-worker", type=count, help="default: all cores, divided")
     parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
     return parser
+
+
+def _rules(arguments: argparse.Namespace) -> Rules:
+    try:
+        return Rules(**{name: getattr(arguments, name) for name in Rules.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"--{flag}: {first['msg']}, not {first['input']}") from None
 
 
 def main() -> None:
@@ -237,13 +248,14 @@ def main() -> None:
         return
     if arguments.force is not None and not arguments.force.strip():
         raise ConfigError("--force needs a reason, which is kept with the version")
+    rules = _rules(arguments)
     cluster.connect()
     request = Request(
         resources=resources_of(arguments),
         data=arguments.data,
         max_objects=arguments.max_objects,
         max_clicks=arguments.max_clicks,
-        rules=Rules(**{each.name: getattr(arguments, each.name) for each in fields(Rules)}),
+        rules=rules,
         force=arguments.force,
         dry_run=arguments.dry_run,
     )

@@ -26,6 +26,7 @@ from serve.registry import fetch_model, pin
 from serve.settings import ServeSettings
 
 TRAINED = PROJECT / "checkpoints" / "scenes_tiny"
+FEW = {"max_objects": 4, "max_clicks": 2}
 RULES = Rules(max_ms=1e6)  # the machine that runs the tests may be busy
 
 
@@ -106,8 +107,8 @@ def test_only_the_better_one_becomes_champion(registry, run, request_of, scenes,
 
 
 def test_what_was_promoted_by_force_can_be_rolled_back(registry, run, request_of, tmp_path, capsys):
-    client, few = connect(registry), {"max_objects": 4, "max_clicks": 2}
-    promote(registry, run("trained", trained=True), request_of(**few))
+    client = connect(registry)
+    promote(registry, run("trained", trained=True), request_of(**FEW))
     worse = run("worse", trained=False)
     assert promote(registry, worse, request_of())[1] is None
     assert promote(registry, worse, request_of(force="a test"))[1] == ("2", True)
@@ -137,7 +138,7 @@ def test_what_was_promoted_by_force_can_be_rolled_back(registry, run, request_of
 
 
 def test_the_first_version_carries_a_card(registry, run, request_of, tmp_path):
-    promote(registry, run("trained", trained=True), request_of())
+    promote(registry, run("trained", trained=True), request_of(**FEW))
     connect(registry)
     model = Path(
         mlflow.artifacts.download_artifacts("models:/mst@champion", dst_path=str(tmp_path / "model"))
@@ -150,7 +151,7 @@ def test_the_first_version_carries_a_card(registry, run, request_of, tmp_path):
 def test_a_data_set_that_is_gone_is_named(registry, run, request_of, scenes, tmp_path):
     copy = shutil.copytree(scenes, tmp_path / "moved")
     data = [f"coco:{copy}/annotations/instances_test.json"]
-    promote(registry, run("one", trained=False), request_of(data=data))
+    promote(registry, run("one", trained=False), request_of(data=data, **FEW))
     shutil.rmtree(copy)
     with pytest.raises(Exception, match=r"moved/annotations/instances_test.json"):
         promote(registry, run("two", trained=True), request_of())
@@ -158,7 +159,7 @@ def test_a_data_set_that_is_gone_is_named(registry, run, request_of, scenes, tmp
 
 
 def test_a_champion_that_was_tampered_with_is_no_rival(registry, run, request_of, tmp_path):
-    promote(registry, run("one", trained=False), request_of())
+    promote(registry, run("one", trained=False), request_of(**FEW))
     files = next((tmp_path / "artifacts").rglob(WEIGHTS))
     other = run("two", trained=True)
     with_other_weights = Path(str(other)) / "step_00000001"
@@ -186,6 +187,7 @@ def test_a_champion_that_was_tampered_with_is_no_rival(registry, run, request_of
     [
         (["--run", "runs/none"], CheckpointError, "no whole checkpoint"),
         (["--run", "runs/none", "--force", " "], ConfigError, "--force needs a reason"),
+        (["--run", "x", "--max-ms", "0"], ConfigError, "--max-ms: .* greater than 0, not 0.0"),
         (["--rollback", "why"], CheckpointError, "no previous champion"),
         (["--run", "x", "--dats", "y"], ConfigError, "did you mean '--data'"),
     ],

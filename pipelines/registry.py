@@ -146,7 +146,7 @@ def roll_back(client: MlflowClient, why: str, number: str | None = None) -> Outc
         number: of the version; None for the one with the alias `previous`.
 
     Raises:
-        CheckpointError: there is no such version, or it is the champion.
+        CheckpointError: there is no such version, or it is the champion, or never was.
     """
     seen = standing(client)
     wanted = _version(client, number) if number else _aliased(client, PREVIOUS)
@@ -154,6 +154,8 @@ def roll_back(client: MlflowClient, why: str, number: str | None = None) -> Outc
         raise CheckpointError(f"there is no {PREVIOUS} champion of '{REGISTERED_MODEL}' to go back to")
     if wanted.version == seen.champion.version:
         raise CheckpointError(f"version {wanted.version} is the champion already")
+    if wanted.tags.get(STATE) == State.OVERTAKEN:
+        raise CheckpointError(f"version {wanted.version} was never the champion: another one was first")
     tags = {name: value for name, value in wanted.tags.items() if name not in _LOG}
     return register(
         client,
@@ -183,9 +185,8 @@ def fetch_checkpoint(uri: str, model: str, out: Path) -> Path:
         version = _named(client, model)
         address = f"{_SCHEME}{version.name}/{version.version}"
         is_packaged = any(each.path == "MLmodel" for each in mlflow.artifacts.list_artifacts(address))
-        inside = (
-            f"{address}/{CHECKPOINT}" if is_packaged else address
-        )  # a plain checkpoint; as promoted earlier
+        # Earlier a plain checkpoint was registered.
+        inside = f"{address}/{CHECKPOINT}" if is_packaged else address
         folder = Path(mlflow.artifacts.download_artifacts(inside, dst_path=str(out)))
     except MlflowException as error:
         raise CheckpointError(f"{model}: {error.message}") from None

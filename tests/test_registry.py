@@ -93,6 +93,8 @@ def test_a_promotion_that_was_cut_short_is_finished_by_the_next_one(registry, so
     client.set_registered_model_alias("mst", "champion", "1")
     client.delete_registered_model_alias("mst", "previous")
     assert promoted(client, source, seen) == ("3", False)  # it was decided against version 1
+    with pytest.raises(CheckpointError, match="version 3 was never the champion"):
+        roll_back(client, "why", "3")
     assert str(standing(client).champion.version) == "2"
     assert str(client.get_model_version_by_alias("mst", "previous").version) == "1"
 

@@ -90,11 +90,12 @@ def publish(
         provenance=provenance,
         config=offer.config,
     )
-    tags = {name: value for name, value in provenance.items() if not name.startswith("version.")} | {
+    tags = {  # in the order in which MLflow's page shows them
+        **{tag: value for name, each in found.items() for tag, value in each.tags(name).items()},
+        **{name: value for name, value in provenance.items() if not name.startswith("version.")},
         DATA: json.dumps(dict(terms.data)),
         MAX_CLICKS: str(terms.max_clicks),
         MAX_OBJECTS: str(terms.max_objects or ""),
-        **{tag: value for name, each in found.items() for tag, value in each.tags(name).items()},
     }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"

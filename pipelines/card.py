@@ -68,8 +68,13 @@ def write_card(
 
 
 def short(facts: Facts) -> str:
-    """Return the card in short, as the description of a version."""
-    return f"{facts.title}\n\n{_table(facts.figures)}\n\n{facts.comparison}\n"
+    """Return the card in short, as the description of a version; MLflow's page shows no tables."""
+    lines = [
+        f"- {name}, {each.objects} objects: NoC@85 {each.noc85}, NoC@90 {each.noc90}, "
+        f"{each.ms_per_click:.0f} ms a click"
+        for name, each in facts.figures.items()
+    ]
+    return "\n".join([f"**{facts.title}**", "", *lines, "", facts.comparison])
 
 
 def _markdown(facts: Facts) -> str:

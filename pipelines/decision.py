@@ -147,7 +147,7 @@ def _gain(
     if is_better:
         return Reason(_GAIN, True, f"{said}: better")
     speed = f"{_difference(time, 'ms a click', 1)}, where {wanted:+.1f} count as faster"
-    quality = "no worse" if is_no_worse else f"not no worse (that is up to {rules.no_worse_by:+.2f})"
+    quality = "no worse" if is_no_worse else f"perhaps worse (more than {rules.no_worse_by:+.2f})"
     return Reason(_GAIN, is_no_worse and is_faster, f"{said}: not better, {quality}; {speed}")
 
 

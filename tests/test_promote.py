@@ -94,7 +94,7 @@ def test_only_the_better_one_becomes_champion(registry, run, request_of, scenes,
     wanted = {"git_commit", "source_sha256", "data_sha256", "config_sha256", "machine", "promotion.by"}
     assert wanted <= set(version.tags)
     assert client.get_model_version_by_alias("mst", "previous").version == 1
-    assert "| instances_val |" in version.description
+    assert "- instances_val, 25 objects: NoC@85 " in version.description
 
     # What an equal and a worse one get
     equal = promote(registry, run("equal", trained=True), request_of())

@@ -218,8 +218,7 @@ def main() -> None:
     arguments = parse(parser, None)
     with tempfile.TemporaryDirectory() as folder:
         subjects = [
-            read_model(text, tracking_uri(), Path(folder) / str(number))
-            for number, text in enumerate(arguments.model)
+            read_model(text, Path(folder) / str(number)) for number, text in enumerate(arguments.model)
         ]
         if arguments.peers is not None:
             subjects += make_peers(arguments.peers or PEER_NAMES, subjects[0])

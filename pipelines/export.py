@@ -10,7 +10,7 @@ from pathlib import Path
 from mst.checkpoint import load_model
 from mst.command_line import count, parse, run
 from mst.export import export_onnx
-from pipelines.tracking import fetch_checkpoint, tracking_uri
+from pipelines.registry import checkpoint_of
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--slots", type=count, default=24, help="most clicks of an object")
     arguments = parse(parser, None)
     with tempfile.TemporaryDirectory() as folder:
-        model, config = load_model(fetch_checkpoint(tracking_uri(), arguments.model, Path(folder)))
+        model, config = load_model(checkpoint_of(arguments.model, Path(folder)))
     export_onnx(model, arguments.out, arguments.slots)
     side = config.model.image_size
     print(

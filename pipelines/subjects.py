@@ -15,7 +15,7 @@ from mst.model import MST
 from mst.model.flops import forward_flops
 from mst.peers import PEERS, open_nearest_features
 from pipelines.naming import as_folder, split_name
-from pipelines.tracking import fetch_checkpoint
+from pipelines.registry import checkpoint_of
 
 NEAREST_FEATURES, UNTRAINED = "nearest_features", "untrained"
 PEER_NAMES = (*PEERS, NEAREST_FEATURES, UNTRAINED)
@@ -45,19 +45,18 @@ class Subject:
         return self.method if isinstance(self.method, MST) else None
 
 
-def read_model(text: str, uri: str, folder: Path) -> Subject:
+def read_model(text: str, folder: Path) -> Subject:
     """Return the network of a checkpoint.
 
     Args:
         text: checkpoint folder, or `models:/NAME@ALIAS`; `NAME=` before it gives the subject's name.
-        uri: of the tracking server.
         folder: for what is fetched from there.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
     name, address = split_name(text)
-    checkpoint = fetch_checkpoint(uri, address, folder)
+    checkpoint = checkpoint_of(address, folder)
     model, config = load_model(checkpoint)
     about = {
         "model": address,

@@ -1,14 +1,15 @@
-"""MLflow: one run for each training, and the registered model that is served."""
+"""MLflow: one run for each training. `pipelines/registry.py` has the registered model."""
 
 import logging
 import os
 import re
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import mlflow.artifacts
+import httpx
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
@@ -16,10 +17,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.time import get_current_time_millis
 from upath import UPath
 
-from mst.checkpoint import WEIGHTS, copy_for_use, verify
+from mst.checkpoint import copy_for_use
 from mst.config import Config
 from mst.data.images import RGB
-from mst.errors import CheckpointError
+from mst.errors import ServerError
 from mst.overrides import flatten
 from mst.report import Evaluation
 from mst.training.checkpoints import Saved, opened
@@ -27,14 +28,14 @@ from pipelines.provenance import LONGEST_TAG, provenance
 from pipelines.storage import PROJECT, absolute, check_outlives_job
 
 EXPERIMENT = "mst"
-REGISTERED_MODEL = "mst"
-CHAMPION = "champion"
 
 _RUN_FOLDER = "mst.run_folder"  # tag by which a restarted training finds its run again
 _CHECKPOINTS = "checkpoints"
 _MAX_PARAM_LENGTH = 6000
 _METRIC_NAME = re.compile(r"[^\w\-. /]")  # what a name of a metric cannot have
 _MOST_METRICS = 1000  # of a request
+_LONGEST_MESSAGE = 300
+_PATIENCE = 10.0  # seconds that a server has to say that it is there
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -102,14 +103,63 @@ def tracking_uri() -> str:
 
     Raises:
         ConfigError: the variable is not set in a Ray job, where the checkout is a copy that goes away.
+        ServerError: it names a server that does not answer, or does not let us in.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         relative = re.fullmatch(r"sqlite:///(?!/)(.+)", uri)  # would be another file for each worker
-        return f"sqlite:///{absolute(relative[1])}" if relative else uri
+        uri = f"sqlite:///{absolute(relative[1])}" if relative else uri
+        check_server(uri)
+        return uri
     check_outlives_job("MLFLOW_TRACKING_URI is not set")
     folder = PROJECT / "mlruns"
     folder.mkdir(exist_ok=True)
     return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def check_server(uri: str) -> None:
+    """Refuse a tracking server that cannot be used, before anything is begun.
+
+    MLflow asks a server that is away again and again for some minutes. That is right in the middle of a
+    training, and not for a wrong address.
+
+    Raises:
+        ServerError: it does not answer, or does not let us in.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        httpx.get(f"{uri.rstrip('/')}/health", timeout=_PATIENCE).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServerError(
+            f"no MLflow server answers at {_shown(uri)} ({error}); start it (docs/registry.md), or set "
+            "MLFLOW_TRACKING_URI to another"
+        ) from None
+    with plainly(uri):
+        MlflowClient(uri, uri).get_experiment_by_name(EXPERIMENT)
+
+
+@contextmanager
+def plainly(uri: str) -> Iterator[None]:
+    """Let what a tracking server refuses, or does not answer, be an error of ours.
+
+    Raises:
+        ServerError: see above.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        hint = "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if _is_login(error) else ""
+        said = str(error.message).splitlines()[0][:_LONGEST_MESSAGE]
+        raise ServerError(f"MLflow at {_shown(uri)}: {said}{hint}") from error
+
+
+def _is_login(error: MlflowException) -> bool:
+    return error.get_http_status_code() in (401, 403) or "code 401" in str(error.message)
+
+
+def _shown(uri: str) -> str:
+    """An address without the password that may be in it."""
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def open_run(uri: str, folder: UPath, config: Config, *, parent: str | None = None) -> TrackedRun:
@@ -201,54 +251,6 @@ def close_children(parent: TrackedRun, stopped: Collection[str]) -> None:
     for child in children:
         if child.info.status == "RUNNING":
             client.set_terminated(child.info.run_id, "KILLED" if child.info.run_name in stopped else "FAILED")
-
-
-def register_champion(checkpoint: UPath, run: TrackedRun, tags: Mapping[str, str]) -> str:
-    """Make a run's checkpoint a version of the registered model, with the alias `champion`.
-
-    Args:
-        checkpoint: is kept with the run, if it is not yet.
-        run: that trained it.
-        tags: of the version; the sha256 of the weights is added.
-
-    Returns:
-        The version.
-    """
-    client = run.client()
-    with opened(checkpoint) as folder:
-        digest = verify(folder)["sha256"][WEIGHTS]
-    if not client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
-        client.create_registered_model(REGISTERED_MODEL)
-    version = client.create_model_version(
-        REGISTERED_MODEL,
-        run.log_checkpoint(checkpoint),
-        run.run_id,
-        tags={**tags, "sha256": digest},
-    ).version
-    client.set_registered_model_alias(REGISTERED_MODEL, CHAMPION, version)
-    return str(version)
-
-
-def champion_version(uri: str) -> str | None:
-    """Return the version that is the champion; None where there is none."""
-    client = MlflowClient(uri, uri)
-    found = client.search_registered_models(f"name = '{REGISTERED_MODEL}'")
-    return found[0].aliases.get(CHAMPION) if found else None
-
-
-def fetch_checkpoint(uri: str, model: str, out: Path) -> Path:
-    """Return the checkpoint folder that `model` names: a folder, or `models:/NAME@ALIAS`, which is fetched.
-
-    Raises:
-        CheckpointError: the registry knows no such model, or its files are damaged.
-    """
-    if not model.startswith("models:/"):
-        return Path(model)
-    mlflow.set_tracking_uri(uri)
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=str(out)))
-    except MlflowException as error:
-        raise CheckpointError(f"{model}: {error.message}") from None
 
 
 def _experiment(client: MlflowClient) -> str:

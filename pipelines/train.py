@@ -31,7 +31,7 @@ from pipelines.cluster import Resources, check_resources, connect
 from pipelines.command_line import add_settings, config_of
 from pipelines.progress import shown
 from pipelines.storage import absolute_paths, run_folder
-from pipelines.tracking import TrackedRun, open_run, run_of, tracking_uri
+from pipelines.tracking import TrackedRun, open_run, plainly, run_of, tracking_uri
 from pipelines.worker import train_worker
 
 _LASTING = (ConfigError, CheckpointError, ImageError, TrainingError)
@@ -246,14 +246,15 @@ def main() -> None:
     config = absolute_paths(config_of(arguments))
     folder = run_folder(arguments.storage, arguments.name or arguments.recipe)
     resources = resources_of(arguments)
+    uri = tracking_uri()
     connect()
     start = time.monotonic()
-    with shown(folder.name) as board:
+    with shown(folder.name) as board, plainly(uri):
         trained = train_driver(
             config,
             folder,
             resources,
-            uri=tracking_uri(),
+            uri=uri,
             board=board,
             allow_change=arguments.allow_config_change,
         )

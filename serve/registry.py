@@ -15,6 +15,8 @@ from mst.errors import CheckpointError
 from serve.settings import ServeSettings
 
 _REGISTERED = "models:/"
+_CHECKPOINT = "artifacts/checkpoint"
+"""Where it lies in an MLflow model, whose code is never run here."""
 
 
 class ModelInfo(BaseModel):
@@ -55,7 +57,9 @@ def fetch_model(settings: ServeSettings, folder: Path) -> tuple[Path, ModelInfo]
     version = _registered(settings)
     mlflow.set_tracking_uri(settings.tracking_uri)
     address = _address(version)
-    checkpoint = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
+    is_packaged = any(each.path == "MLmodel" for each in mlflow.artifacts.list_artifacts(address))
+    inside = f"{address}/{_CHECKPOINT}" if is_packaged else address
+    checkpoint = Path(mlflow.artifacts.download_artifacts(inside, dst_path=str(folder)))
     digest = verify(checkpoint)["sha256"][WEIGHTS]
     if digest != version.tags.get("sha256"):
         raise CheckpointError(f"{address}: its weights are not those that were registered (sha256 {digest})")

@@ -1,5 +1,6 @@
 """Small data and small models that the tests share."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -180,36 +181,42 @@ Away = Callable[[str, float], None]
 class Server:
     """A process of its own that serves at `url`, and can be taken away and brought back at the same place."""
 
-    def __init__(self, *command: str | int, port: int) -> None:
-        self._command = [sys.executable, *map(str, command)]
+    def __init__(
+        self, *command: str | int, port: int, python: str | Path = sys.executable, **options: Any
+    ) -> None:
+        self._command, self._options = [str(python), *map(str, command)], options
         self.port, self.url = port, f"http://127.0.0.1:{port}"
         self.start()
 
     def start(self) -> None:
         """Start, and return once it accepts connections."""
-        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        for _ in range(300):
+        # In a group of its own, since MLflow's server has processes of its own.
+        self._process = subprocess.Popen(
+            self._command, stderr=subprocess.DEVNULL, start_new_session=True, **self._options
+        )
+        for _ in range(600):
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()
             except ConnectionRefusedError:
                 time.sleep(0.1)
             else:
                 return
+        self.kill()
         raise RuntimeError(f"{self._command} does not answer")
 
     def kill(self) -> None:
         """Cut all connections and refuse new ones."""
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     @contextmanager
     def stalled(self) -> Iterator[None]:
         """Accept connections and say nothing."""
-        self._process.send_signal(signal.SIGSTOP)
+        os.killpg(self._process.pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            os.killpg(self._process.pid, signal.SIGCONT)
 
 
 class S3(Server):

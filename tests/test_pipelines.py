@@ -29,9 +29,10 @@ from mst.training.resume import read_data
 from pipelines import initialize
 from pipelines.cluster import Resources
 from pipelines.command_line import add_settings, config_of
-from pipelines.promote import promote
+from pipelines.promote import Request, promote
+from pipelines.registry import fetch_checkpoint
 from pipelines.storage import PROJECT
-from pipelines.tracking import fetch_checkpoint, find_run
+from pipelines.tracking import find_run
 from pipelines.train import add_resources, check_request, train_driver
 from pipelines.tune import read_space, sweep
 from serve.registry import fetch_model, pin
@@ -95,10 +96,10 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
     with pytest.raises(ConfigError, match=r"other settings \(optim.lr: 0.001 -> 0.5\)"):
         train_driver(override(config, {"optim.lr": 0.5}), folder, Resources(), uri=registry)
 
-    version, promoted = promote(registry, folder)
-    assert promoted.path == trained.checkpoint
+    _, outcome = promote(registry, folder, Request(keep=tmp_path / "kept"))
+    assert outcome == ("1", True)
     champion = client.get_model_version_by_alias("mst", "champion")
-    assert str(champion.version) == version
+    assert str(champion.version) == "1"
     assert champion.tags["sha256"] == verify(trained.checkpoint)["sha256"]["model.safetensors"]
     fetched, _ = load_model(fetch_checkpoint(registry, "models:/mst@champion", tmp_path / "fetched"))
     for name, value in model.state_dict().items():
@@ -189,7 +190,8 @@ def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, conf
     assert len(children) == 4
     assert {child.info.status for child in children} <= {"FINISHED", "KILLED"}
     best = Path(ranking[0]["checkpoint"]).parent
-    assert promote(registry, UPath(best))[0] == "1"  # also where ASHA stopped the trial before it could log
+    _, outcome = promote(registry, UPath(best), Request(keep=tmp_path / "kept"))
+    assert outcome == ("1", True)  # also where ASHA stopped the trial before it could log
     fetched, _ = load_model(fetch_checkpoint(registry, "models:/mst@champion", tmp_path / "fetched"))
     assert fetched.config == stored.model
 
@@ -295,7 +297,7 @@ def test_a_space_is_checked_before_the_sweep(monkeypatch):
 
 def test_promoting_what_is_not_there_is_refused(registry, tmp_path):
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        promote(registry, UPath(tmp_path))
+        promote(registry, UPath(tmp_path), Request())
     with pytest.raises(CheckpointError, match="models:/mst@champion"):
         fetch_checkpoint(registry, "models:/mst@champion", tmp_path)
 

@@ -9,7 +9,6 @@ import torch
 from mst.clicks import Click, Mask
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
-from mst.data.encode import decode_mask
 from mst.data.images import RGB, resize
 from mst.data.sources import SampleSet
 from mst.drawing import draw_clicks, draw_tokens, overlay
@@ -90,7 +89,7 @@ def click_by_click(sample: Sample, record: ObjectRecord, rank: str) -> Example:
         _panel(
             sample,
             f"click {click}: IoU {record.ious[click - 1]:.3f}",
-            _mask(record, click),
+            mask_after(record, click),
             record.clicks[:click],
         )
         for click in shown
@@ -108,7 +107,7 @@ def after_one_click(sample: Sample, records: Mapping[str, ObjectRecord], rank: s
         rank: of the object.
     """
     panels = [
-        _panel(sample, f"{name}: {record.ious[0]:.3f}", _mask(record, 1), record.clicks[:1])
+        _panel(sample, f"{name}: {record.ious[0]:.3f}", mask_after(record, 1), record.clicks[:1])
         for name, record in records.items()
     ]
     return Example(f"{rank}: {sample.name}", (*panels, _panel(sample, "truth", sample.mask)))
@@ -153,5 +152,6 @@ def _panel(sample: Sample, caption: str, mask: Mask, clicks: Sequence[Click] = (
     return Panel(draw_clicks(view, clicks, scale), caption)
 
 
-def _mask(record: ObjectRecord, click: int) -> Mask:
-    return decode_mask(record.masks[min(click, len(record.masks)) - 1], record.height, record.width)
+def mask_after(record: ObjectRecord, click: int) -> Mask:
+    """Return an object's mask after so many clicks, (H, W); the last one where it was finished before."""
+    return decodemask_after(record.masks[min(click, len(record.masks)) - 1], record.height, record.width)

@@ -1,0 +1,133 @@
+"""Evaluate models on the same data sets by the same protocol, and keep what was found.
+
+A champion was a challenger once: its evaluation is taken from the folder where it was kept, as long as code,
+data, protocol and machine are the same, since times are to be compared too.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from upath import UPath
+
+from mst.checkpoint import WEIGHTS, read_config, verify
+from mst.data.evaluation_sets import EVALUATION_SETS
+from mst.data.sources import SampleSet, Source, fingerprint, parse_source
+from mst.report import Evaluation, Measure
+from pipelines.cluster import Resources
+from pipelines.data_sets import read_data_set
+from pipelines.evaluate import evaluate
+from pipelines.provenance import machine, source_digest
+from pipelines.sharding import Protocol
+from pipelines.storage import PROJECT
+from pipelines.subjects import read_model
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what models are compared, and how."""
+
+    data: Mapping[str, str]
+    """Sources by the names of their data sets; their paths absolute."""
+    max_clicks: int
+    """For each object."""
+    max_objects: int | None
+    """Of each data set, evenly spread; None for all."""
+    resources: Resources
+    keep: Path
+    """Folder of all evaluations."""
+
+
+class Evaluated(NamedTuple):
+    """What a model did on a data set."""
+
+    evaluation: Evaluation
+    samples: SampleSet
+    """The objects."""
+    folder: Path
+    """Of `records.parquet` and `summary.json`."""
+
+
+class Figures(NamedTuple):
+    """The figures of a data set."""
+
+    objects: int
+    noc85: Measure
+    noc90: Measure
+    ms_per_click: float
+
+    def tags(self, name: str) -> dict[str, str]:
+        """Return the tags of a version that tell them."""
+        texts = {**self._asdict(), "ms_per_click": f"{self.ms_per_click:.1f}"}
+        return {f"{figure}.{name}": str(value) for figure, value in texts.items()}
+
+
+def figures(evaluation: Evaluation) -> Figures:
+    """Return what a card and the tags of a version tell of an evaluation."""
+    measures = evaluation.measures
+    return Figures(
+        len(evaluation.records),
+        measures["noc85"],
+        measures["noc90"],
+        1000 * measures["seconds_per_click"].value,
+    )
+
+
+def named(sources: Sequence[str], root: UPath) -> dict[str, str]:
+    """Name data sets, by their format or their file, and make their paths absolute.
+
+    Raises:
+        ConfigError: a source's name is wrong.
+    """
+    found: dict[str, str] = {}
+    for source in (parse_source(text, root) for text in sources):
+        name = source.format if source.format in EVALUATION_SETS else source.path.stem
+        name = re.sub(r"[^\w.-]", "_", name)  # what MLflow takes in the name of a tag
+        number = next(n for n in itertools.count(1) if _numbered(name, n) not in found)
+        found[_numbered(name, number)] = _text(source)
+    return found
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}_{number}"
+
+
+def _text(source: Source) -> str:
+    images = f"?images={source.images}" if source.images else ""
+    return f"{source.format}:{source.path}{images}"
+
+
+def evaluate_on(checkpoint: Path, terms: Terms) -> dict[str, Evaluated]:
+    """Evaluate a checkpoint on each data set, going on with what is kept; Ray must be connected.
+
+    Raises:
+        MSTError: as `pipelines.evaluate.evaluate`.
+    """
+    settings = read_config(checkpoint).eval.model_copy(update={"max_clicks": terms.max_clicks})
+    protocol, found = Protocol(eval=settings), {}
+    subject = read_model(str(checkpoint), checkpoint)
+    for name, source in terms.data.items():
+        folder = terms.keep / _key(checkpoint, source, protocol, terms)
+        data = read_data_set(f"{name}={source}", terms.max_objects)
+        evaluation = evaluate(subject, data, folder, protocol, terms.resources)
+        found[name] = Evaluated(evaluation, data.samples, folder)
+    return found
+
+
+def _key(checkpoint: Path, source: str, protocol: Protocol, terms: Terms) -> str:
+    here = machine()
+    made_from = {
+        "weights": verify(checkpoint)["sha256"][WEIGHTS],
+        "code": source_digest(PROJECT),
+        "data": fingerprint([source], UPath(Path.cwd())),
+        "max_objects": terms.max_objects,
+        "protocol": protocol.about(),
+        "machine": [here["cpu"], here.get("gpu")],
+        "resources": [terms.resources.num_workers, *terms.resources.per_worker().items()],
+    }
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]

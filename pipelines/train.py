@@ -216,6 +216,9 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cpus-per-worker", type=count, default=1, help="cores for each worker")
     parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
+    parser.add_argument(
+        "--gpus-per-worker", type=float, default=1, help="with --use-gpu, e.g. 0.5 for two trials on a GPU"
+    )
     parser.add_argument("--max-failures", type=int, default=3, help="of workers, before a run is given up")
 
 
@@ -227,6 +230,7 @@ def resources_of(arguments: argparse.Namespace) -> Resources:
         arguments.use_gpu,
         arguments.max_failures,
         arguments.min_workers,
+        arguments.gpus_per_worker,
     )
 
 

@@ -1,0 +1,215 @@
+"""What a sweep has tried and what came of it: an Optuna study in a journal in the sweep's folder.
+
+Each line of the journal is written before what follows from it, and a line that a killed process cut short is
+passed over: nothing else is needed to go on. It holds plain JSON, no pickles.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+from upath import UPath
+
+from pipelines.sweeping.plan import Objective, Plan
+from pipelines.sweeping.space import Settings, distributions, grid
+
+State = Literal["running", "finished", "stopped", "failed"]
+
+_JOURNAL = "trials.journal"
+_EPOCH, _SETTINGS, _ORIGIN, _FAILURE = "epoch ", "settings", "took over", "failure"
+_MOST_RANDOM = 10  # trials before TPE has a model
+
+
+class Result(NamedTuple):
+    """A validation of a trial."""
+
+    epoch: int
+    """Epochs behind it."""
+    metrics: dict[str, float]
+    seconds: float
+    """Since the validation before, or the start."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of a sweep."""
+
+    number: int
+    settings: Settings
+    """The last, where they changed on the way."""
+    state: State
+    """Running also means interrupted; stopped is before its last epoch, by the scheduler or its patience."""
+    results: tuple[Result, ...] = ()
+    failure: str | None = None
+    took_over: tuple[str, ...] = field(default=())
+    """Whose weights it took over, and when."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its run."""
+        return trial_name(self.number)
+
+    @property
+    def epochs(self) -> int:
+        """Behind its last validation."""
+        return self.results[-1].epoch if self.results else 0
+
+    def best(self, objective: Objective) -> Result:
+        """Return its best validation; it must have one."""
+        ordered = sorted(self.results, key=lambda each: each.metrics[objective.metric])
+        return ordered[-1] if objective.mode == "max" else ordered[0]
+
+
+def trial_name(number: int) -> str:
+    """Return the name of a trial's folder and run."""
+    return f"trial_{number:03d}"
+
+
+class Record:
+    """The journal of a sweep, and what proposes its next trial from it.
+
+    Args:
+        plan: of the sweep.
+        folder: of the sweep, on a local or mounted disk.
+    """
+
+    def __init__(self, plan: Plan, folder: UPath) -> None:
+        path = str(folder / _JOURNAL)
+        is_new = not (folder / _JOURNAL).exists()
+        storage = JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
+        directions = [{"min": "minimize", "max": "maximize"}[each.mode] for each in plan.all_objectives()]
+        self._study = optuna.create_study(
+            storage=storage, study_name=folder.name, directions=directions, load_if_exists=True
+        )
+        self._study.sampler = _sampler(plan, drawn=len(self._study.trials))
+        self._plan = plan
+        self._drawn: dict[str, BaseDistribution] = distributions(plan.space)
+        self._handles: dict[int, optuna.Trial] = {}
+        if is_new and plan.search == "grid":
+            for point in grid(plan.space)[: plan.trials]:
+                self._study.enqueue_trial(point)
+
+    def propose(self) -> tuple[int, Settings]:
+        """Begin another trial; return its number and settings."""
+        trial = self._study.ask(fixed_distributions=self._drawn)
+        self._handles[trial.number] = trial
+        return trial.number, dict(trial.params)
+
+    def add(self, number: int, result: Result) -> None:
+        """Add a validation of a trial; one of an epoch that is there already changes nothing."""
+        trial = self._trial(number)
+        if f"{_EPOCH}{result.epoch}" in trial.user_attrs:
+            return
+        trial.set_user_attr(f"{_EPOCH}{result.epoch}", [result.metrics, result.seconds])
+        if len(self._plan.objectives) == 1:  # Optuna knows of no steps of several
+            trial.report(result.metrics[self._plan.primary.metric], result.epoch)
+
+    def change(self, number: int, settings: Settings, origin: str) -> None:
+        """Note that a trial goes on with other settings, and whose weights it took over for that."""
+        trial = self._trial(number)
+        trial.set_user_attr(_SETTINGS, settings)
+        trial.set_user_attr(_ORIGIN, [*trial.user_attrs.get(_ORIGIN, []), origin])
+
+    def end(self, number: int) -> None:
+        """End a trial: finished with its last epoch, stopped before."""
+        mine = self._of(number)
+        if mine.epochs < self._plan.epochs:
+            self._study.tell(number, state=TrialState.PRUNED)
+            return
+        best = mine.best(self._plan.primary)
+        self._study.tell(number, [best.metrics[each.metric] for each in self._plan.all_objectives()])
+
+    def fail(self, number: int, reason: str, *, is_of_settings: bool) -> None:
+        """End a trial that could not be trained.
+
+        Args:
+            number: of the trial.
+            reason: in a line.
+            is_of_settings: whether its settings are why, so that the search avoids the like of them.
+        """
+        trial = self._trial(number)
+        trial.set_user_attr(_FAILURE, reason)
+        if is_of_settings:
+            trial.set_constraint("infeasible", 1.0)
+        self._study.tell(number, state=TrialState.PRUNED if is_of_settings else TrialState.FAIL)
+
+    def trials(self) -> list[TrialRecord]:
+        """Return all trials that have begun, in their order."""
+        begun = self._study.get_trials(deepcopy=False)
+        return [_record(each) for each in begun if each.state != TrialState.WAITING]
+
+    def _of(self, number: int) -> TrialRecord:
+        return _record(self._study.get_trials(deepcopy=False)[number])
+
+    def _trial(self, number: int) -> optuna.Trial:
+        if number not in self._handles:  # begun by a process before this one
+            frozen = self._study.get_trials(deepcopy=False)[number]
+            self._handles[number] = optuna.Trial(self._study, frozen._trial_id)
+        return self._handles[number]
+
+
+def rank(trials: Sequence[TrialRecord], objective: Objective) -> list[TrialRecord]:
+    """Return the trials that have a validation, best first."""
+    known = [each for each in trials if each.results]
+    return sorted(
+        known,
+        key=lambda each: each.best(objective).metrics[objective.metric],
+        reverse=objective.mode == "max",
+    )
+
+
+def pareto_set(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
+    """Return the trials that no other one beats in one objective without being worse in another.
+
+    Each counts with its validation that is best in the first objective.
+    """
+
+    def figures(trial: TrialRecord) -> list[float]:
+        metrics = trial.best(objectives[0]).metrics
+        return [metrics[each.metric] * (-1 if each.mode == "max" else 1) for each in objectives]
+
+    known = [(each, figures(each)) for each in rank(trials, objectives[0])]
+    return [
+        each
+        for each, mine in known
+        if not any(
+            theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True)) for _, theirs in known
+        )
+    ]
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    noted: dict[str, Any] = trial.user_attrs
+    results = [
+        Result(int(name.removeprefix(_EPOCH)), *there)
+        for name, there in noted.items()
+        if name.startswith(_EPOCH)
+    ]
+    states: dict[TrialState, State] = {
+        TrialState.RUNNING: "running",
+        TrialState.COMPLETE: "finished",
+        TrialState.PRUNED: "failed" if _FAILURE in noted else "stopped",
+        TrialState.FAIL: "failed",
+    }
+    return TrialRecord(
+        number=trial.number,
+        settings=noted.get(_SETTINGS, dict(trial.params)),
+        state=states[trial.state],
+        results=tuple(sorted(results)),
+        failure=noted.get(_FAILURE),
+        took_over=tuple(noted.get(_ORIGIN, ())),
+    )
+
+
+def _sampler(plan: Plan, drawn: int) -> BaseSampler:
+    """What draws the next point; `drawn` points are there, which a sweep that goes on must not draw again."""
+    seed = plan.config.seed + drawn
+    if plan.search == "tpe" and plan.scheduler != "pbt":
+        return TPESampler(seed=seed, n_startup_trials=min(_MOST_RANDOM, max(3, plan.trials // 4)))
+    return RandomSampler(seed=seed)

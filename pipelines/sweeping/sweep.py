@@ -1,0 +1,163 @@
+"""A sweep: proposals, schedulers, budget and record around Ray Tune."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import optuna
+import ray
+from ray import tune
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from upath import UPath
+
+from mst.data.files import remove
+from mst.errors import ConfigError, MSTError, TrainingError
+from pipelines.sweeping.budget import Budget, Limits
+from pipelines.sweeping.plan import Plan
+from pipelines.sweeping.record import Record, Result, TrialRecord
+from pipelines.sweeping.schedulers import replay, scheduler
+from pipelines.sweeping.search import TOLD, Proposals
+from pipelines.sweeping.table import View
+from pipelines.sweeping.trial import ORIGIN, run_trial
+from pipelines.tracking import TrackedRun, close_children
+
+Trainable = Callable[[dict[str, Any]], None]
+
+_TRIAL_MEMORY = 2**20  # bytes; Ray Tune refuses a trial that asks for nothing
+_SCRATCH = ".ray"  # what Ray Tune writes into a sweep's folder; nothing depends on it
+
+
+def sweep(plan: Plan, folder: UPath, parent: TrackedRun, limits: Limits, view: View) -> list[TrialRecord]:
+    """Train variants of a config until as many as planned have ended; Ray must be connected.
+
+    The folder may hold a part of the sweep: trials that have ended stay as they are, and those that were
+    interrupted go on from their checkpoints.
+
+    Args:
+        plan: what to try and how.
+        folder: of the sweep; each trial's run is stored in it.
+        parent: the sweep's MLflow run.
+        limits: that end it before.
+        view: told of the progress.
+
+    Returns:
+        All trials. Some are running where a limit was reached or the user has interrupted it.
+
+    Raises:
+        ConfigError: the plan cannot be carried out.
+        MSTError: no trial was ever validated.
+    """
+    trials = explore(plan, folder, limits, view, partial(run_trial, plan=plan, folder=folder, parent=parent))
+    close_children(parent, stopped={each.name for each in trials if each.state in ("stopped", "running")})
+    failures = [each.failure for each in trials if each.failure]
+    if failures and not any(each.results for each in trials):
+        raise MSTError(f"all {len(failures)} trials failed; the first: {failures[0]}")
+    return trials
+
+
+def explore(plan: Plan, folder: UPath, limits: Limits, view: View, trainable: Trainable) -> list[TrialRecord]:
+    """Let Ray Tune call `trainable`, which reports validations, with proposals, as `sweep` does."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    record = Record(plan, folder)
+    concurrent = plan.resources.fits(ray.cluster_resources())
+    if plan.scheduler == "pbt" and plan.trials > concurrent:
+        raise ConfigError(
+            f"pbt trains its trials side by side: {plan.trials} of them do not fit into a cluster with room "
+            f"for {concurrent}; give --trials {concurrent}, or fewer resources to each"
+        )
+    decides = scheduler(plan)
+    replay(decides, plan, record.trials())
+    budget = Budget(plan, limits, record)
+    recorder = Recorder(plan, record, budget, view)
+    scratch = folder / _SCRATCH
+    remove(scratch)
+    view.show(record.trials())
+    try:
+        # Not Ray's `Tuner`, which begins by pickling everything, to resume from that: the record is for that.
+        tune.run(
+            # A trial only waits for its workers: were it to ask for a core, they might never get theirs.
+            tune.with_resources(trainable, {"memory": _TRIAL_MEMORY}),
+            name=folder.name,
+            search_alg=Proposals(plan, record, concurrent, recorder.on_infeasible),
+            scheduler=decides,
+            stop=budget,
+            callbacks=[recorder],
+            storage_path=str(scratch),
+            verbose=0,
+            raise_on_failed_trial=False,
+        )
+    finally:
+        remove(scratch)
+    if budget.reached:
+        view.note(f"the sweep ends here: {budget.reached} are reached")
+    return record.trials()
+
+
+class Recorder(Callback):
+    """Writes what Ray Tune hears of its trials into the record, and shows it.
+
+    Args:
+        plan: of the sweep.
+        record: of its trials.
+        budget: told when something was spent.
+        view: shows the record.
+    """
+
+    def __init__(self, plan: Plan, record: Record, budget: Budget, view: View) -> None:
+        self._plan, self._record, self._budget, self._view = plan, record, budget, view
+        self._origins: dict[int, str] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial has begun, or goes on."""
+        self._view.show(self._record.trials())
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial was validated."""
+        number = _number(trial)
+        origin = result.get(ORIGIN)
+        if origin and self._origins.get(number) != origin:
+            self._origins[number] = origin
+            settings = {name: value for name, value in trial.config.items() if name != TOLD}
+            self._record.change(number, settings, origin)
+        metrics = {
+            name: float(value)
+            for name, value in result.items()
+            if name.startswith("val_") and isinstance(value, int | float)
+        }
+        self._record.add(number, Result(int(result["epoch"]), metrics, float(result["time_this_iter_s"])))
+        self._budget.add_up()
+        self._view.show(self._record.trials(), validated=number)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial has ended by itself, or was stopped."""
+        self._record.end(_number(trial))
+        self._view.show(self._record.trials())
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial has failed."""
+        error = _cause(trial.get_pickled_error())
+        is_of_settings = isinstance(error, ConfigError | TrainingError)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        self._record.fail(_number(trial), lines[-1], is_of_settings=is_of_settings)
+        self._view.show(self._record.trials(), failed=_number(trial))
+
+    def on_infeasible(self, trial: TrialRecord) -> None:
+        """A proposal was refused before it was begun."""
+        self._view.show(self._record.trials(), failed=trial.number)
+
+
+def _cause(error: BaseException | None) -> BaseException | None:
+    """The library's own error behind what Ray made of it."""
+    while error is not None and not isinstance(error, MSTError):
+        behind = getattr(error, "cause", None) or error.__cause__
+        if behind is None or behind is error:
+            break
+        error = behind
+    return error
+
+
+def _number(trial: Trial) -> int:
+    return int(trial.trial_id.rpartition("_")[2])

@@ -1,0 +1,111 @@
+"""What becomes of the best trial: trained on, tested on held-out data, offered to the registry."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray.actor import ActorHandle
+from upath import UPath
+
+from mst.checkpoint import read_config
+from mst.errors import ConfigError
+from mst.evaluation import Summary, summarize
+from mst.overrides import override
+from mst.training.checkpoints import adopt, best, newest, opened
+from pipelines.cluster import Resources
+from pipelines.evaluate import evaluate
+from pipelines.promote import promote
+from pipelines.sharding import Protocol
+from pipelines.sweeping.plan import Plan
+from pipelines.sweeping.record import TrialRecord
+from pipelines.tracking import TrackedRun, close_children, run_of
+from pipelines.train import Trained, train_driver
+
+
+def train_on(
+    plan: Plan,
+    trial: TrialRecord,
+    folder: UPath,
+    parent: TrackedRun,
+    epochs: int,
+    board: ActorHandle | None = None,
+) -> Trained:
+    """Train a trial's best checkpoint on to so many epochs in all, as a run of its own within the sweep's.
+
+    The same call goes on where it was interrupted, and returns what is there when it is finished.
+
+    Args:
+        plan: of the sweep.
+        trial: to train on.
+        folder: of the sweep.
+        parent: the sweep's MLflow run.
+        epochs: in all, those of the trial included.
+        board: told of the progress.
+    """
+    run = folder / f"{trial.name}_full"
+    if newest(run) is None:
+        adopt(run, best(folder / trial.name).path)
+    config = override(plan.config, {**trial.settings, "train.epochs": epochs})
+    found = newest(run)
+    tracked = run_of(parent.uri, run, found) if found else None
+    if found and tracked and found.is_finished and tracked.is_finished():
+        return Trained(best(run).path, tracked)
+    try:
+        return train_driver(
+            config,
+            run,
+            plan.resources,
+            uri=parent.uri,
+            board=board,
+            parent=parent.run_id,
+            allow_change=True,
+        )
+    except BaseException:
+        close_children(parent, stopped=())
+        raise
+
+
+def check_held_out(plan: Plan, sources: Sequence[str]) -> None:
+    """Refuse to test on what trials were trained on or chosen by.
+
+    Args:
+        plan: of the sweep.
+        sources: of the test, relative to the working directory, as `pipelines/evaluate.py` reads them.
+
+    Raises:
+        ConfigError: one of them is such a source.
+    """
+    root = UPath(plan.config.data.root)
+    known = {_place(source, root) for source in (*plan.config.data.train, *plan.config.data.val)}
+    for source in sources:
+        if _place(source, UPath(Path.cwd())) in known:
+            raise ConfigError(f"'{source}' was trained on, or chose the winner; test on held-out data")
+
+
+def measure(trained: Trained, sources: Sequence[str], folder: UPath, resources: Resources) -> Summary:
+    """Evaluate the winner on held-out data and log what comes of it as `test_...`.
+
+    Args:
+        trained: the winner.
+        sources: of the data.
+        folder: of the sweep, in which records are kept.
+        resources: of the actors.
+    """
+    out = Path(str(folder)) / "test" / f"{trained.checkpoint.parent.name}_{trained.checkpoint.name}"
+    with opened(trained.checkpoint) as files:
+        protocol = Protocol(eval=read_config(files).eval)
+        found = evaluate(files, sources, out, protocol, resources)
+    summary = summarize(found.records, protocol.max_clicks)
+    step = int(trained.checkpoint.name.rpartition("_")[2])
+    trained.run.log({f"test_{name}": value for name, value in summary.metrics().items()}, step)
+    return summary
+
+
+def offer(trained: Trained) -> str:
+    """Offer the winner to the registry, and return the version that it became."""
+    version, _ = promote(trained.run.uri, trained.checkpoint.parent)
+    return version
+
+
+def _place(source: str, root: UPath) -> str:
+    kind, _, path = source.partition(":")
+    return f"{kind}:{root / path}"

@@ -95,7 +95,10 @@ def train_driver(
     except BaseException as error:
         if parent is None:  # to a trial, being stopped looks like a failure: its sweep knows which it was
             tracked.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-        raise _cause(error) from error
+        cause = _cause(error)
+        if cause is error:  # raised from itself, it would be a circle that Ray cannot follow to its end
+            raise
+        raise cause from error
     tracked.finish("FINISHED")
     return Trained(checkpoint, tracked)
 

@@ -33,12 +33,10 @@ class Spent:
 
 def spent(plan: Plan, trials: Sequence[TrialRecord]) -> Spent:
     """Add up what trials have cost, as far as their last validations tell."""
-    results = [each for trial in trials for each in trial.results]
-    train, resources = plan.config.train, plan.resources
-    gpus = resources.wanted()["GPU"]
+    train, gpus = plan.config.train, plan.resources.wanted()["GPU"]
     return Spent(
-        samples=len(results) * train.validate_every * train.samples_per_epoch,
-        gpu_hours=sum(each.seconds for each in results) / 3600 * gpus,
+        samples=sum(each.validations for each in trials) * train.validate_every * train.samples_per_epoch,
+        gpu_hours=sum(each.seconds for each in trials) / 3600 * gpus,
     )
 
 

@@ -120,19 +120,20 @@ def pareto(axes: Axes, plan: Plan, trials: Sequence[TrialRecord]) -> None:
     """Draw the first objective against the second, or the time of a click; the Pareto set is joined."""
     pair = pareto_objectives(plan)
     ranked, front = rank(trials, plan.primary), pareto_set(trials, pair)
+
+    def place(trial: TrialRecord) -> tuple[float, float]:
+        return _figure(trial, plan, pair[1]), _figure(trial, plan, pair[0])
+
     for number, trial in enumerate(ranked):
-        place = [_figure(trial, plan, each) for each in reversed(pair)]
         color = _look(number, len(ranked))["color"]
-        (dot,) = axes.plot(*place, "o", color=color, markersize=8 if trial in front else 5)
+        (dot,) = axes.plot(*place(trial), "o", color=color, markersize=8 if trial in front else 5)
         dot.set_gid(f"{trial.name}.pareto")
-    steps = sorted([_figure(trial, plan, each) for each in reversed(pair)] for trial in front)
+    steps = sorted(place(trial) for trial in front)
     if steps:
-        is_rising = pair[0].mode == "max"
         axes.step(*zip(*steps, strict=True), where="post", color=_INK, linewidth=0.9, zorder=0)
-        for trial in front:
-            place = _figure(trial, plan, pair[1]), _figure(trial, plan, pair[0])
-            shift = (5, -11) if is_rising else (5, 5)
-            axes.annotate(f"{trial.number}", place, xytext=shift, textcoords="offset points", fontsize=8)
+    shift = (5, -11) if pair[0].mode == "max" else (5, 5)
+    for trial in front:
+        axes.annotate(f"{trial.number}", place(trial), xytext=shift, textcoords="offset points", fontsize=8)
     axes.set(xlabel=pair[1].label, ylabel=pair[0].label)
     axes.grid(color="#eef1f4")
     axes.set_axisbelow(True)

@@ -20,9 +20,9 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1rem; margin: 0 0 .3rem }
 table { border-collapse: collapse; width: 100%; margin-top: 1.5rem; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #eef1f4 }
 th { color: #5c6873; font-weight: 600 } th:first-child, td:first-child { text-align: left }
-tbody tr:hover { background: #fdf3ef } .best { font-weight: 600; color: #c23f18 }
+tbody tr:hover { background: #fdf3ef } .best { font-weight: 600 }
 .front td:first-child::after { content: " ◆" }
-.failed, .stopped { color: #8a95a0 }
+.failed, .stopped { color: #8a95a0 } tr.best { color: #c23f18 }
 .failed td:last-child { text-align: left; color: #b3261e }
 svg .off { opacity: .12 }
 @media (max-width: 50rem) { .charts { grid-template-columns: 1fr } }
@@ -97,7 +97,9 @@ def _table(plan: Plan, trials: Sequence[TrialRecord]) -> str:
             f"{each.shown(trial.best(plan.primary).metrics):.3f}" if trial.results else ""
             for each in objectives
         ]
-        note = trial.failure or "; ".join(f"took over {each}" for each in trial.took_over)
+        note = trial.failure or "; ".join(
+            f"took over {each.other} of epoch {each.epoch}" for each in trial.takeovers
+        )
         cells = [
             f"{trial.number} {trial.state}",
             *(_text(trial.settings[name]) for name in plan.space),

@@ -5,7 +5,7 @@ passed over: nothing else is needed to go on. It holds plain JSON, no pickles.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import optuna
@@ -22,8 +22,19 @@ from pipelines.sweeping.space import Settings, distributions, grid
 State = Literal["running", "finished", "stopped", "failed"]
 
 _JOURNAL = "trials.journal"
-_EPOCH, _SETTINGS, _ORIGIN, _FAILURE = "epoch ", "settings", "took over", "failure"
+_VALIDATION, _TAKEOVER, _FAILURE = "validation ", "takeover ", "failure"
 _MOST_RANDOM = 10  # trials before TPE has a model
+
+
+class Takeover(NamedTuple):
+    """A trial that goes on from the weights of another one (population-based training)."""
+
+    other: str
+    """The other one's name."""
+    epoch: int
+    """Epochs behind those weights."""
+    time: float
+    """When, in seconds since 1970: one trial can take over from another more than once."""
 
 
 class Result(NamedTuple):
@@ -46,9 +57,13 @@ class TrialRecord:
     state: State
     """Running also means interrupted; stopped is before its last epoch, by the scheduler or its patience."""
     results: tuple[Result, ...] = ()
+    """By epoch; those from beyond the weights that it took over, if it did, are not its own any more."""
+    takeovers: tuple[Takeover, ...] = ()
     failure: str | None = None
-    took_over: tuple[str, ...] = field(default=())
-    """Whose weights it took over, and when."""
+    validations: int = 0
+    """All that it ever had."""
+    seconds: float = 0.0
+    """That all of them took."""
 
     @property
     def name(self) -> str:
@@ -83,7 +98,8 @@ class Record:
         path = str(folder / _JOURNAL)
         is_new = not (folder / _JOURNAL).exists()
         storage = JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
-        directions = [{"min": "minimize", "max": "maximize"}[each.mode] for each in plan.all_objectives()]
+        up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+        directions = [up if each.mode == "max" else down for each in plan.all_objectives()]
         self._study = optuna.create_study(
             storage=storage, study_name=folder.name, directions=directions, load_if_exists=True
         )
@@ -103,22 +119,22 @@ class Record:
 
     def add(self, number: int, result: Result) -> None:
         """Add a validation of a trial; one of an epoch that is there already changes nothing."""
-        trial = self._trial(number)
-        if f"{_EPOCH}{result.epoch}" in trial.user_attrs:
+        mine, trial = self.trial(number), self._handle(number)
+        if result.epoch in [each.epoch for each in mine.results]:
             return
-        trial.set_user_attr(f"{_EPOCH}{result.epoch}", [result.metrics, result.seconds])
-        if len(self._plan.objectives) == 1:  # Optuna knows of no steps of several
+        trial.set_user_attr(f"{_VALIDATION}{_next(trial)}", result)
+        if len(self._plan.objectives) == 1 and not mine.takeovers:  # Optuna knows of no steps of others
             trial.report(result.metrics[self._plan.primary.metric], result.epoch)
 
-    def change(self, number: int, settings: Settings, origin: str) -> None:
-        """Note that a trial goes on with other settings, and whose weights it took over for that."""
-        trial = self._trial(number)
-        trial.set_user_attr(_SETTINGS, settings)
-        trial.set_user_attr(_ORIGIN, [*trial.user_attrs.get(_ORIGIN, []), origin])
+    def take_over(self, number: int, takeover: Takeover, settings: Settings) -> None:
+        """Note that a trial goes on from another one's weights with other settings; twice changes nothing."""
+        trial = self._handle(number)
+        if takeover not in self.trial(number).takeovers:
+            trial.set_user_attr(f"{_TAKEOVER}{_next(trial)}", [takeover, settings])
 
     def end(self, number: int) -> None:
         """End a trial: finished with its last epoch, stopped before."""
-        mine = self._of(number)
+        mine = self.trial(number)
         if mine.epochs < self._plan.epochs:
             self._study.tell(number, state=TrialState.PRUNED)
             return
@@ -133,7 +149,7 @@ class Record:
             reason: in a line.
             is_of_settings: whether its settings are why, so that the search avoids the like of them.
         """
-        trial = self._trial(number)
+        trial = self._handle(number)
         trial.set_user_attr(_FAILURE, reason)
         if is_of_settings:
             trial.set_constraint("infeasible", 1.0)
@@ -144,10 +160,11 @@ class Record:
         begun = self._study.get_trials(deepcopy=False)
         return [_record(each) for each in begun if each.state != TrialState.WAITING]
 
-    def _of(self, number: int) -> TrialRecord:
+    def trial(self, number: int) -> TrialRecord:
+        """Return one of them."""
         return _record(self._study.get_trials(deepcopy=False)[number])
 
-    def _trial(self, number: int) -> optuna.Trial:
+    def _handle(self, number: int) -> optuna.Trial:
         if number not in self._handles:  # begun by a process before this one
             frozen = self._study.get_trials(deepcopy=False)[number]
             self._handles[number] = optuna.Trial(self._study, frozen._trial_id)
@@ -185,26 +202,39 @@ def pareto_set(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
-    noted: dict[str, Any] = trial.user_attrs
-    results = [
-        Result(int(name.removeprefix(_EPOCH)), *there)
-        for name, there in noted.items()
-        if name.startswith(_EPOCH)
-    ]
+    settings, results = dict(trial.params), list[Result]()
+    takeovers, seconds = list[Takeover](), 0.0
+    events = {int(name.rpartition(" ")[2]): name for name in trial.user_attrs if name != _FAILURE}
+    for _, name in sorted(events.items()):
+        noted: Any = trial.user_attrs[name]
+        if name.startswith(_VALIDATION):
+            results.append(Result(*noted))
+            seconds += results[-1].seconds
+        else:
+            takeovers.append(Takeover(*noted[0]))
+            settings = noted[1]
+            results = [each for each in results if each.epoch <= takeovers[-1].epoch]
     states: dict[TrialState, State] = {
         TrialState.RUNNING: "running",
         TrialState.COMPLETE: "finished",
-        TrialState.PRUNED: "failed" if _FAILURE in noted else "stopped",
+        TrialState.PRUNED: "failed" if _FAILURE in trial.user_attrs else "stopped",
         TrialState.FAIL: "failed",
     }
     return TrialRecord(
-        number=trial.number,
-        settings=noted.get(_SETTINGS, dict(trial.params)),
-        state=states[trial.state],
-        results=tuple(sorted(results)),
-        failure=noted.get(_FAILURE),
-        took_over=tuple(noted.get(_ORIGIN, ())),
+        trial.number,
+        settings,
+        states[trial.state],
+        tuple(sorted(results)),
+        tuple(takeovers),
+        trial.user_attrs.get(_FAILURE),
+        validations=len(events) - len(takeovers),
+        seconds=seconds,
     )
+
+
+def _next(trial: optuna.Trial) -> int:
+    """The number of a trial's next event."""
+    return len(trial.user_attrs)
 
 
 def _sampler(plan: Plan, drawn: int) -> BaseSampler:

@@ -1,9 +1,9 @@
 """Proposes what to try next, to Ray Tune."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from ray.tune.experiment import Experiment, Trial
+from ray.tune.experiment import Trial
 from ray.tune.experiment.config_parser import _create_trial_from_spec, _make_parser
 from ray.tune.search import SearchAlgorithm
 
@@ -44,7 +44,7 @@ class Proposals(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
         """Trials of the whole sweep."""
         return self._plan.trials
 
-    def add_configurations(self, experiments: Sequence[Experiment]) -> None:
+    def add_configurations(self, experiments: Any) -> None:
         """Take what is common to all trials."""
         self._spec = experiments[0].spec
 

@@ -20,8 +20,8 @@ Settings = dict[str, Any]
 
 _KINDS: dict[str, Callable[[Values], BaseDistribution]] = {
     "choice": CategoricalDistribution,
-    "uniform": lambda values: FloatDistribution(*values),
-    "loguniform": lambda values: FloatDistribution(*values, log=True),
+    "uniform": lambda values: FloatDistribution(values[0], values[1]),
+    "loguniform": lambda values: FloatDistribution(values[0], values[1], log=True),
 }
 _MUTATIONS: dict[str, Callable[[Values], Any]] = {
     "choice": list,

@@ -15,11 +15,11 @@ from mst.data.files import remove
 from mst.errors import ConfigError, MSTError, TrainingError
 from pipelines.sweeping.budget import Budget, Limits
 from pipelines.sweeping.plan import Plan
-from pipelines.sweeping.record import Record, Result, TrialRecord
+from pipelines.sweeping.record import Record, Result, Takeover, TrialRecord
 from pipelines.sweeping.schedulers import replay, scheduler
 from pipelines.sweeping.search import TOLD, Proposals
 from pipelines.sweeping.table import View
-from pipelines.sweeping.trial import ORIGIN, run_trial
+from pipelines.sweeping.trial import TAKEOVER, run_trial
 from pipelines.tracking import TrackedRun, close_children
 
 Trainable = Callable[[dict[str, Any]], None]
@@ -106,7 +106,6 @@ class Recorder(Callback):
 
     def __init__(self, plan: Plan, record: Record, budget: Budget, view: View) -> None:
         self._plan, self._record, self._budget, self._view = plan, record, budget, view
-        self._origins: dict[int, str] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial has begun, or goes on."""
@@ -117,11 +116,9 @@ class Recorder(Callback):
     ) -> None:
         """A trial was validated."""
         number = _number(trial)
-        origin = result.get(ORIGIN)
-        if origin and self._origins.get(number) != origin:
-            self._origins[number] = origin
+        if TAKEOVER in result:
             settings = {name: value for name, value in trial.config.items() if name != TOLD}
-            self._record.change(number, settings, origin)
+            self._record.take_over(number, Takeover(*result[TAKEOVER]), settings)
         metrics = {
             name: float(value)
             for name, value in result.items()
@@ -140,7 +137,7 @@ class Recorder(Callback):
         """A trial has failed."""
         error = _cause(trial.get_pickled_error())
         is_of_settings = isinstance(error, ConfigError | TrainingError)
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error or "").strip().splitlines() or [f"{type(error).__name__}, see Ray's logs"]
         self._record.fail(_number(trial), lines[-1], is_of_settings=is_of_settings)
         self._view.show(self._record.trials(), failed=_number(trial))
 

@@ -3,6 +3,7 @@
 import json
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,13 @@ from mst.errors import CheckpointError
 from mst.overrides import override
 from mst.training.checkpoints import adopt, newest, saved
 from pipelines.sweeping.plan import Plan
+from pipelines.sweeping.record import Takeover
 from pipelines.sweeping.search import TOLD
 from pipelines.tracking import TrackedRun, run_of
 from pipelines.train import train_driver
 
-ORIGIN = "took_over"
-"""Of a result: whose weights the trial has taken over, and when; absent where it has not."""
+TAKEOVER = "takeover"
+"""Of a result: the `Takeover` that the trial began with; absent where it began with its own weights."""
 
 _ADDRESS = "address.json"
 
@@ -48,14 +50,14 @@ def run_trial(proposal: dict[str, Any], plan: Plan, folder: UPath, parent: Track
     config = override(plan.config, {name: value for name, value in proposal.items() if name != TOLD})
     run = folder / tune.get_context().get_trial_id()
     is_population = plan.scheduler == "pbt"
-    origin: dict[str, str] = {}
+    takeover: Takeover | None = None
     if given := tune.get_checkpoint():
-        origin = _take_over(run, _read(given), config.train.steps_per_epoch)
+        takeover = _take_over(run, _read(given), config.train.steps_per_epoch)
     else:
         _tell_what_is_new(run, told)
     if _is_over(run, parent.uri):
         return
-    with _forwarded(run if is_population else None, origin) as callback:
+    with _forwarded(run if is_population else None, takeover) as callback:
         train_driver(
             config,
             run,
@@ -82,17 +84,17 @@ def _is_over(run: UPath, uri: str) -> bool:
     return tracked is not None and tracked.is_finished()
 
 
-def _take_over(run: UPath, address: Address, steps_per_epoch: int) -> dict[str, str]:
-    """Go on from another trial's weights where the address is not the run's own; say so for the record."""
+def _take_over(run: UPath, address: Address, steps_per_epoch: int) -> Takeover | None:
+    """Go on from another trial's weights where the address is not the run's own."""
     other = UPath(address.run)
     if other == run:
-        return {}
+        return None
     there = [each for each in saved(other) if each.metrics]
     wanted = [each for each in there if each.step == address.epoch * steps_per_epoch] or there[-1:]
     if not wanted:  # it has gone on and removed them, at this very moment
         raise CheckpointError(f"{other}: no checkpoint to take over")
     adopt(run, wanted[0].path)
-    return {ORIGIN: f"{other.name} after epoch {wanted[0].step // steps_per_epoch}"}
+    return Takeover(other.name, wanted[0].step // steps_per_epoch, time.time())
 
 
 class _Forward(UserCallback):
@@ -107,7 +109,7 @@ class _Forward(UserCallback):
 
 
 @contextmanager
-def _forwarded(run: UPath | None, origin: dict[str, str]) -> Iterator[UserCallback]:
+def _forwarded(run: UPath | None, takeover: Takeover | None) -> Iterator[UserCallback]:
     """Report what a training reports, as long as the block runs, and all of it before the block is left.
 
     Ray's own `TuneReportCallback` reports no checkpoint, without which population-based training has nothing
@@ -115,10 +117,10 @@ def _forwarded(run: UPath | None, origin: dict[str, str]) -> Iterator[UserCallba
 
     Args:
         run: folder of the run, whose address is reported with each validation; None for none.
-        origin: reported with each validation.
+        takeover: reported with each validation; None for none.
     """
     queue = Queue(actor_options={"num_cpus": 0})
-    teller = threading.Thread(target=_tell, args=(queue, run, origin), daemon=True)
+    teller = threading.Thread(target=_tell, args=(queue, run, takeover), daemon=True)
     teller.start()
     try:
         yield _Forward(queue)
@@ -128,9 +130,9 @@ def _forwarded(run: UPath | None, origin: dict[str, str]) -> Iterator[UserCallba
         queue.shutdown()
 
 
-def _tell(queue: Queue, run: UPath | None, origin: dict[str, str]) -> None:
+def _tell(queue: Queue, run: UPath | None, takeover: Takeover | None) -> None:
     while (metrics := queue.get()) is not None:
-        metrics = {**metrics, **origin}
+        metrics = {**metrics, **({TAKEOVER: list(takeover)} if takeover else {})}
         if run is None:
             tune.report(metrics)
             continue

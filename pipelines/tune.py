@@ -25,7 +25,7 @@ from upath import UPath
 import tune_spaces
 from mst.command_line import count, given, parse, run
 from mst.config import Config
-from mst.errors import ConfigError
+from mst.errors import ConfigError, MSTError
 from mst.training.checkpoints import best
 from pipelines.cluster import connect
 from pipelines.command_line import add_settings, config_of
@@ -35,7 +35,7 @@ from pipelines.storage import absolute, absolute_paths
 from pipelines.sweeping.budget import Limits
 from pipelines.sweeping.page import write_page
 from pipelines.sweeping.plan import OBJECTIVES, SCHEDULERS, SEARCHES, Plan, keep, planned, read
-from pipelines.sweeping.record import TrialRecord, pareto_set, rank
+from pipelines.sweeping.record import TrialRecord, alone, pareto_set, rank
 from pipelines.sweeping.space import Space, check_space, grid
 from pipelines.sweeping.sweep import sweep
 from pipelines.sweeping.table import View, trials_table
@@ -190,6 +190,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, required=False)
 
 
+def carry_out(arguments: argparse.Namespace, plan: Plan, folder: UPath, parent: TrackedRun) -> None:
+    """Run the sweep, show what came of it, and go on with the winner.
+
+    Raises:
+        MSTError: no trial was ever validated, or the user has interrupted the sweep.
+    """
+    limits = Limits(arguments.max_hours, arguments.max_samples, arguments.max_gpu_hours)
+    console = Console()
+    view = View(plan, console, plan.resources.fits(ray.cluster_resources()))
+    with view.shown():
+        trials, reached = sweep(plan, folder, parent, limits, view)
+    ranked = rank(trials, plan.primary)
+    if ranked:
+        write_results(plan, trials, folder, parent)
+        show_trials(plan, trials, console)
+        print(f"page: {folder / 'sweep.html'}   all trials: {folder / 'sweep.json'}")
+    if reached:
+        print(f"ended by its limit of {reached}; go on by --resume {folder.name}")
+    elif len(trials) < plan.trials or any(each.state == "running" for each in trials):
+        raise MSTError(f"interrupted; go on by --resume {folder.name}")
+    if ranked:
+        finish(arguments, plan, ranked[0], folder, parent)
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -203,24 +227,16 @@ def main() -> None:
     uri = tracking_uri()
     connect()
     check_request(plan.config, folder, plan.resources)
-    keep(plan, folder)
-    parent = parent_of(plan, folder, uri)
-    limits = Limits(arguments.max_hours, arguments.max_samples, arguments.max_gpu_hours)
-    console = Console()
-    try:
-        view = View(plan, console, plan.resources.fits(ray.cluster_resources()))
-        with view.shown():
-            trials = sweep(plan, folder, parent, limits, view)
-        ranked = rank(trials, plan.primary)
-        if ranked:
-            write_results(plan, trials, folder, parent)
-            show_trials(plan, trials, console)
-            print(f"page: {folder / 'sweep.html'}   all trials: {folder / 'sweep.json'}")
-            finish(arguments, plan, ranked[0], folder, parent)
-    except BaseException as error:
-        parent.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
-    parent.finish("FINISHED")
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        keep(plan, folder)
+        parent = parent_of(plan, folder, uri)
+        try:
+            carry_out(arguments, plan, folder, parent)
+        except BaseException as error:
+            parent.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        parent.finish("FINISHED")
 
 
 if __name__ == "__main__":

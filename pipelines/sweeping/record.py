@@ -1,11 +1,14 @@
 """What a sweep has tried and what came of it: an Optuna study in a journal in the sweep's folder.
 
 Each line of the journal is written before what follows from it, and a line that a killed process cut short is
-passed over: nothing else is needed to go on. It holds plain JSON, no pickles.
+removed: nothing else is needed to go on. It holds plain JSON, no pickles.
 """
 
-from collections.abc import Sequence
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import optuna
@@ -13,15 +16,17 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._file import LOCK_FILE_SUFFIX
 from optuna.trial import FrozenTrial, TrialState
 from upath import UPath
 
+from mst.errors import ConfigError
 from pipelines.sweeping.plan import Objective, Plan
 from pipelines.sweeping.space import Settings, distributions, grid
 
 State = Literal["running", "finished", "stopped", "failed"]
 
-_JOURNAL = "trials.journal"
+_JOURNAL, _LOCK = "trials.journal", ".lock"
 _VALIDATION, _TAKEOVER, _FAILURE = "validation ", "takeover ", "failure"
 _MOST_RANDOM = 10  # trials before TPE has a model
 
@@ -97,6 +102,7 @@ class Record:
     def __init__(self, plan: Plan, folder: UPath) -> None:
         path = str(folder / _JOURNAL)
         is_new = not (folder / _JOURNAL).exists()
+        _mend(Path(path))
         storage = JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
         up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
         directions = [up if each.mode == "max" else down for each in plan.all_objectives()]
@@ -171,6 +177,30 @@ class Record:
         return self._handles[number]
 
 
+@contextmanager
+def alone(folder: UPath) -> Iterator[None]:
+    """Keep other processes out of a sweep as long as the block runs; a killed one holds up nobody.
+
+    Raises:
+        ConfigError: another process is at it.
+    """
+    with Path(str(folder), _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"another process works on the sweep in {folder}") from None
+        yield
+
+
+def _mend(journal: Path) -> None:
+    """Remove what a killed process left: the beginning of a line, and the lock that it wrote under."""
+    if not journal.exists():
+        return
+    journal.with_name(f"{journal.name}{LOCK_FILE_SUFFIX}").unlink(missing_ok=True)
+    with journal.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def rank(trials: Sequence[TrialRecord], objective: Objective) -> list[TrialRecord]:
     """Return the trials that have a validation, best first."""
     known = [each for each in trials if each.results]
@@ -184,7 +214,7 @@ def rank(trials: Sequence[TrialRecord], objective: Objective) -> list[TrialRecor
 def pareto_set(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
     """Return the trials that no other one beats in one objective without being worse in another.
 
-    Each counts with its validation that is best in the first objective.
+    Each counts with its best validation by the first objective.
     """
 
     def figures(trial: TrialRecord) -> list[float]:

@@ -1,12 +1,15 @@
 """A sweep: proposals, schedulers, budget and record around Ray Tune."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
 import ray
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from upath import UPath
@@ -24,11 +27,15 @@ from pipelines.tracking import TrackedRun, close_children
 
 Trainable = Callable[[dict[str, Any]], None]
 
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails is named in a line of ours
+
 _TRIAL_MEMORY = 2**20  # bytes; Ray Tune refuses a trial that asks for nothing
 _SCRATCH = ".ray"  # what Ray Tune writes into a sweep's folder; nothing depends on it
 
 
-def sweep(plan: Plan, folder: UPath, parent: TrackedRun, limits: Limits, view: View) -> list[TrialRecord]:
+def sweep(
+    plan: Plan, folder: UPath, parent: TrackedRun, limits: Limits, view: View
+) -> tuple[list[TrialRecord], str | None]:
     """Train variants of a config until as many as planned have ended; Ray must be connected.
 
     The folder may hold a part of the sweep: trials that have ended stay as they are, and those that were
@@ -42,21 +49,26 @@ def sweep(plan: Plan, folder: UPath, parent: TrackedRun, limits: Limits, view: V
         view: told of the progress.
 
     Returns:
-        All trials. Some are running where a limit was reached or the user has interrupted it.
+        All trials, and the limit that was reached, None for none. Some trials are running where one was, or
+        where the user has interrupted the sweep.
 
     Raises:
         ConfigError: the plan cannot be carried out.
         MSTError: no trial was ever validated.
     """
-    trials = explore(plan, folder, limits, view, partial(run_trial, plan=plan, folder=folder, parent=parent))
+    trials, reached = explore(
+        plan, folder, limits, view, partial(run_trial, plan=plan, folder=folder, parent=parent)
+    )
     close_children(parent, stopped={each.name for each in trials if each.state in ("stopped", "running")})
     failures = [each.failure for each in trials if each.failure]
     if failures and not any(each.results for each in trials):
         raise MSTError(f"all {len(failures)} trials failed; the first: {failures[0]}")
-    return trials
+    return trials, reached
 
 
-def explore(plan: Plan, folder: UPath, limits: Limits, view: View, trainable: Trainable) -> list[TrialRecord]:
+def explore(
+    plan: Plan, folder: UPath, limits: Limits, view: View, trainable: Trainable
+) -> tuple[list[TrialRecord], str | None]:
     """Let Ray Tune call `trainable`, which reports validations, with proposals, as `sweep` does."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     record = Record(plan, folder)
@@ -89,9 +101,7 @@ def explore(plan: Plan, folder: UPath, limits: Limits, view: View, trainable: Tr
         )
     finally:
         remove(scratch)
-    if budget.reached:
-        view.note(f"the sweep ends here: {budget.reached} are reached")
-    return record.trials()
+    return record.trials(), budget.reached
 
 
 class Recorder(Callback):
@@ -135,7 +145,7 @@ class Recorder(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial has failed."""
-        error = _cause(trial.get_pickled_error())
+        error = _cause(_error(trial))
         is_of_settings = isinstance(error, ConfigError | TrainingError)
         lines = str(error or "").strip().splitlines() or [f"{type(error).__name__}, see Ray's logs"]
         self._record.fail(_number(trial), lines[-1], is_of_settings=is_of_settings)
@@ -146,11 +156,17 @@ class Recorder(Callback):
         self._view.show(self._record.trials(), failed=trial.number)
 
 
+def _error(trial: Trial) -> BaseException | None:
+    """What a trial failed of; `Trial.get_pickled_error` would look where it is copied to later."""
+    written = trial.pickled_error_file
+    return cloudpickle.loads(Path(written).read_bytes()) if written else None
+
+
 def _cause(error: BaseException | None) -> BaseException | None:
     """The library's own error behind what Ray made of it."""
-    while error is not None and not isinstance(error, MSTError):
-        behind = getattr(error, "cause", None) or error.__cause__
-        if behind is None or behind is error:
+    # Ray's own error passes for an instance of what it carries, but its text is a traceback.
+    while (behind := getattr(error, "cause", None) or getattr(error, "__cause__", None)) is not None:
+        if isinstance(error, MSTError) and not isinstance(error, RayTaskError):
             break
         error = behind
     return error

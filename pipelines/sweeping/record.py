@@ -24,6 +24,8 @@ from mst.errors import ConfigError
 from pipelines.sweeping.plan import Objective, Plan
 from pipelines.sweeping.space import Settings, distributions, grid
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 State = Literal["running", "finished", "stopped", "failed"]
 
 _JOURNAL, _LOCK = "trials.journal", ".lock"

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
 import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
@@ -70,7 +69,6 @@ def explore(
     plan: Plan, folder: UPath, limits: Limits, view: View, trainable: Trainable
 ) -> tuple[list[TrialRecord], str | None]:
     """Let Ray Tune call `trainable`, which reports validations, with proposals, as `sweep` does."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     record = Record(plan, folder)
     concurrent = plan.resources.fits(ray.cluster_resources())
     if plan.scheduler == "pbt" and plan.trials > concurrent:

@@ -23,7 +23,7 @@ from rich.console import Console
 from upath import UPath
 
 import tune_spaces
-from mst.command_line import count, given, parse, run
+from mst.command_line import count, parse, run
 from mst.config import Config
 from mst.errors import ConfigError, MSTError
 from mst.training.checkpoints import best
@@ -39,9 +39,13 @@ from pipelines.sweeping.record import TrialRecord, alone, pareto_set, rank
 from pipelines.sweeping.space import Space, check_space, grid
 from pipelines.sweeping.sweep import sweep
 from pipelines.sweeping.table import View, trials_table
-from pipelines.sweeping.winner import check_held_out, measure, offer, train_on
+from pipelines.sweeping.winner import as_it_is, check_held_out, measure, offer, train_on
 from pipelines.tracking import TrackedRun, find_run, open_run, tracking_uri
-from pipelines.train import Trained, add_resources, check_request, resources_of
+from pipelines.train import add_resources, check_request, resources_of
+
+_LIMITS, _WINNER = ("max_hours", "max_samples", "max_gpu_hours"), ("final_epochs", "test", "promote")
+_ANEW = ("resume", "storage", "trials", *_LIMITS, *_WINNER)
+"""Options that go with `--resume`."""
 
 
 def read_space(name: str, config: Config) -> Space:
@@ -58,19 +62,19 @@ def read_space(name: str, config: Config) -> Space:
     return space
 
 
-def plan_of(arguments: argparse.Namespace, folder: UPath) -> Plan:
+def plan_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace, folder: UPath) -> Plan:
     """Return what the command line asks for: a new plan, or that of a sweep to resume.
 
     Raises:
         ConfigError: the plan cannot be carried out, or the folder is not as it has to be.
     """
     if arguments.resume:
-        changed = [
-            name for name in ("recipe", "space", "objectives", "search", "scheduler") if vars(arguments)[name]
-        ]
-        if changed or given(arguments):
-            name = [*changed, *given(arguments)][0]
-            raise ConfigError(f"a sweep goes on as it began: leave --{name} away, or begin another by --name")
+        for name, value in vars(arguments).items():
+            if name not in _ANEW and value != parser.get_default(name):
+                option = name.replace("_", "-") if "." not in name else name
+                raise ConfigError(
+                    f"a sweep goes on as it began: leave --{option} away, or begin another by --name"
+                )
         plan = read(folder)
         return replace(plan, trials=arguments.trials or plan.trials)
     if not arguments.recipe or not arguments.name:
@@ -146,9 +150,11 @@ def finish(
     """Train the winner on, test it and offer it, as far as the command line asks for it."""
     if not (arguments.final_epochs or arguments.test or arguments.promote):
         return
-    epochs = arguments.final_epochs or winner.epochs
-    with shown(f"{winner.name}_full") as board:
-        trained: Trained = train_on(plan, winner, folder, parent, epochs, board)
+    if arguments.final_epochs:
+        with shown(f"{winner.name}_full") as board:
+            trained = train_on(plan, winner, folder, parent, arguments.final_epochs, board)
+    else:
+        trained = as_it_is(winner, folder, parent)
     print(f"winner: {trained.checkpoint}")
     if arguments.test:
         show(
@@ -222,7 +228,7 @@ def main() -> None:
     add_options(parser)
     arguments = parse(parser, None)
     folder = UPath(absolute(arguments.storage)) / (arguments.resume or arguments.name)
-    plan = plan_of(arguments, folder)
+    plan = plan_of(parser, arguments, folder)
     check_held_out(plan, arguments.test or ())
     uri = tracking_uri()
     connect()

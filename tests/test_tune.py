@@ -30,7 +30,7 @@ from pipelines.sweeping.plan import planned
 from pipelines.sweeping.record import Record, TrialRecord, alone, rank
 from pipelines.sweeping.sweep import explore, sweep
 from pipelines.sweeping.table import View
-from pipelines.sweeping.winner import check_held_out, measure, train_on
+from pipelines.sweeping.winner import as_it_is, check_held_out, measure, train_on
 from pipelines.tracking import fetch_checkpoint, find_run, open_run
 from pipelines.train import train_driver
 from tests.conftest import as_options
@@ -268,6 +268,7 @@ def test_the_winner_is_trained_on_and_tested_on_held_out_data(
         override(config, settings), folder / trial.name, Resources(), uri=registry, parent=parent.run_id
     )
 
+    assert as_it_is(trial, folder, parent).checkpoint.parent == folder / trial.name
     trained = train_on(plan, trial, folder, parent, epochs=3)
     assert [each.step for each in saved(folder / "trial_000_full")][-1] == 6
     assert train_on(plan, trial, folder, parent, epochs=3) == trained  # nothing is trained twice
@@ -280,6 +281,12 @@ def test_the_winner_is_trained_on_and_tested_on_held_out_data(
     logged = trained.run.client().get_run(trained.run.run_id).data.metrics
     assert logged["test_noc90"] == pytest.approx(summary.noc[90])
     assert set(children(registry, folder)) == {"trial_000", "trial_000_full"}
+
+
+def test_a_sweep_whose_proposals_are_all_refused_ends_at_once(cluster, config, folder):
+    plan = planned(config, {"model.patch_sizes": {"choice": ("5", "9")}}, 3)
+    trials, _ = explore(plan, folder, Limits(), quiet(plan), climbing())
+    assert [each.state for each in trials] == ["failed"] * 3
 
 
 def test_two_processes_do_not_work_on_one_sweep(folder):
@@ -296,6 +303,7 @@ def test_two_processes_do_not_work_on_one_sweep(folder):
         (["--resume", "none"], "holds no sweep to resume"),
         (["--resume", "none", "--space", "all"], "goes on as it began: leave --space away"),
         (["--resume", "none", "--optim.lr", "1"], "leave --optim.lr away"),
+        (["--resume", "none", "--num-workers", "2"], "leave --num-workers away"),
         (["--name", "new", "--recipe", "demo", "--space", "all", "--search", "grid"], "a grid needs choices"),
         (["--name", "new", "--recipe", "demo", "--space", "no"], "unknown search space 'no'"),
         (["--name", "new", "--recipe", "demo", "--gpus-per-worker", "2", "--use-gpu"], "gpus-per-worker 2"),

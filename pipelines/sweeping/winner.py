@@ -7,7 +7,7 @@ from ray.actor import ActorHandle
 from upath import UPath
 
 from mst.checkpoint import read_config
-from mst.errors import ConfigError
+from mst.errors import CheckpointError, ConfigError
 from mst.evaluation import Summary, summarize
 from mst.overrides import override
 from mst.training.checkpoints import adopt, best, newest, opened
@@ -62,6 +62,20 @@ def train_on(
     except BaseException:
         close_children(parent, stopped=())
         raise
+
+
+def as_it_is(trial: TrialRecord, folder: UPath, parent: TrackedRun) -> Trained:
+    """Return a trial's best checkpoint and its run.
+
+    Raises:
+        CheckpointError: there is none, or MLflow has no run of it.
+    """
+    run = folder / trial.name
+    found = best(run)
+    tracked = run_of(parent.uri, run, found)
+    if tracked is None:
+        raise CheckpointError(f"{run}: no run of this folder in MLflow; was it trained with another server?")
+    return Trained(found.path, tracked)
 
 
 def check_held_out(plan: Plan, sources: Sequence[str]) -> None:

@@ -211,6 +211,8 @@ def test_what_is_missing_is_said_before_any_worker_starts(cluster, config, tmp_p
         (Resources(num_workers=3), "batch_size 8 is no multiple of 3 workers"),
         (Resources(num_workers=4), "the workers need 4 CPUs, the cluster has 2"),
         (Resources(use_gpu=True), "the workers need 1 GPUs, the cluster has 0"),
+        (Resources(use_gpu=True, gpus_per_worker=2), "gpus-per-worker 2 with 1 workers"),
+        (Resources(2, use_gpu=True, gpus_per_worker=0.5), "of several, each needs its own"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_at_once(cluster, config, tmp_path, resources, message):

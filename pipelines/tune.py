@@ -25,7 +25,7 @@ from upath import UPath
 import tune_spaces
 from mst.command_line import count, parse, run
 from mst.config import Config
-from mst.errors import ConfigError, MSTError
+from mst.errors import ConfigError
 from mst.training.checkpoints import best
 from pipelines.cluster import connect
 from pipelines.command_line import add_settings, config_of
@@ -38,7 +38,7 @@ from pipelines.sweeping.plan import OBJECTIVES, SCHEDULERS, SEARCHES, Plan, keep
 from pipelines.sweeping.record import TrialRecord, alone, pareto_set, rank
 from pipelines.sweeping.space import Space, check_space, grid
 from pipelines.sweeping.sweep import sweep
-from pipelines.sweeping.table import View, trials_table
+from pipelines.sweeping.table import View, console, trials_table
 from pipelines.sweeping.winner import as_it_is, check_held_out, measure, offer, train_on
 from pipelines.tracking import TrackedRun, find_run, open_run, tracking_uri
 from pipelines.train import add_resources, check_request, resources_of
@@ -135,13 +135,13 @@ def _described(plan: Plan, trial: TrialRecord, folder: UPath) -> dict[str, Any]:
     return {**about, "checkpoint": str(best(folder / trial.name).path), "metrics": metrics}
 
 
-def show_trials(plan: Plan, trials: Sequence[TrialRecord], console: Console) -> None:
+def show_trials(plan: Plan, trials: Sequence[TrialRecord], screen: Console) -> None:
     """Print all trials, best first, and those that no other one beats."""
     ranked = rank(trials, plan.primary)
-    console.print(trials_table(plan, [*ranked, *(each for each in trials if each not in ranked)], trials))
+    screen.print(trials_table(plan, [*ranked, *(each for each in trials if each not in ranked)], trials))
     if len(plan.objectives) > 1:
         front = pareto_set(trials, plan.all_objectives())
-        console.print(f"Pareto set: {', '.join(each.name for each in front)}", highlight=False)
+        screen.print(f"Pareto set: {', '.join(each.name for each in front)}", highlight=False)
 
 
 def finish(
@@ -200,22 +200,24 @@ def carry_out(arguments: argparse.Namespace, plan: Plan, folder: UPath, parent: 
     """Run the sweep, show what came of it, and go on with the winner.
 
     Raises:
-        MSTError: no trial was ever validated, or the user has interrupted the sweep.
+        MSTError: no trial was ever validated.
+        KeyboardInterrupt: the user has interrupted the sweep.
     """
     limits = Limits(arguments.max_hours, arguments.max_samples, arguments.max_gpu_hours)
-    console = Console()
-    view = View(plan, console, plan.resources.fits(ray.cluster_resources()))
+    screen = console()
+    view = View(plan, screen, plan.resources.fits(ray.cluster_resources()))
     with view.shown():
         trials, reached = sweep(plan, folder, parent, limits, view)
     ranked = rank(trials, plan.primary)
     if ranked:
         write_results(plan, trials, folder, parent)
-        show_trials(plan, trials, console)
+        show_trials(plan, trials, screen)
         print(f"page: {folder / 'sweep.html'}   all trials: {folder / 'sweep.json'}")
     if reached:
         print(f"ended by its limit of {reached}; go on by --resume {folder.name}")
     elif len(trials) < plan.trials or any(each.state == "running" for each in trials):
-        raise MSTError(f"interrupted; go on by --resume {folder.name}")
+        print(f"go on by --resume {folder.name}")
+        raise KeyboardInterrupt  # which Ray Tune has caught, to stop its trials
     if ranked:
         finish(arguments, plan, ranked[0], folder, parent)
 

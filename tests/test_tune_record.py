@@ -71,7 +71,7 @@ def test_a_plan_is_kept_and_read(folder):
         ({"objectives": ["noc99"]}, "unknown objective 'noc99'; known are noc90"),
         ({"objectives": ["ms_per_click"]}, "first objective chooses checkpoints"),
         ({"objectives": ["iou", "ms_per_click"], "scheduler": "asha"}, "give --scheduler none"),
-        ({"scheduler": "pbt", "trials": 1}, "pbt needs a population"),
+        ({"scheduler": "pbt", "trials": 1, "space": {}}, "pbt needs a population"),
     ],
 )
 def test_what_does_not_go_together_is_refused(asked, message):
@@ -81,7 +81,7 @@ def test_what_does_not_go_together_is_refused(asked, message):
 
 def test_pbt_changes_only_what_can_change():
     with pytest.raises(ConfigError, match=r"mid-training, which 'model.k_ratio' cannot"):
-        scheduler(plan_of(scheduler="pbt"))
+        plan_of(scheduler="pbt")
 
 
 def test_the_first_objective_chooses_checkpoints():

@@ -9,6 +9,7 @@ from upath import UPath
 from mst.config import Config
 from mst.errors import ConfigError
 from mst.overrides import from_dict, override
+from mst.training.resume import is_fixed
 from pipelines.cluster import Resources
 from pipelines.sweeping.space import Space
 
@@ -78,6 +79,12 @@ class Plan:
             )
         if self.scheduler == "pbt" and (self.trials < 2 or self.search == "grid"):
             raise ConfigError("pbt needs a population: at least 2 trials, by --search random or tpe")
+        fixed = [name for name in self.space if is_fixed(name)]
+        if self.scheduler == "pbt" and fixed:
+            raise ConfigError(
+                f"pbt changes settings in mid-training, which '{fixed[0]}' cannot; give a --space "
+                "without it, such as optim, or --scheduler asha"
+            )
 
     @property
     def primary(self) -> Objective:

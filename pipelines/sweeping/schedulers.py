@@ -11,8 +11,6 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from mst.errors import ConfigError
-from mst.training.resume import is_fixed
 from pipelines.sweeping.plan import Plan
 from pipelines.sweeping.record import TrialRecord
 from pipelines.sweeping.space import clipped, mutations
@@ -22,11 +20,7 @@ _TIME = "epoch"
 
 
 def scheduler(plan: Plan) -> TrialScheduler:
-    """Return the scheduler of a plan.
-
-    Raises:
-        ConfigError: population-based training of a setting that cannot change in mid-training.
-    """
+    """Return the scheduler of a plan."""
     compared: dict[str, Any] = {"time_attr": _TIME, "metric": plan.primary.metric, "mode": plan.primary.mode}
     if plan.scheduler == "asha":
         # Up to the last epoch but one: who gets there also ends by itself.
@@ -46,11 +40,6 @@ def scheduler(plan: Plan) -> TrialScheduler:
 
 
 def _population(plan: Plan, compared: dict[str, Any]) -> TrialScheduler:
-    if fixed := [name for name in plan.space if is_fixed(name)]:
-        raise ConfigError(
-            f"pbt changes settings in mid-training, which '{fixed[0]}' cannot; give a --space without it, "
-            "such as optim, or --scheduler asha"
-        )
     return PopulationBasedTraining(
         **compared,
         perturbation_interval=plan.grace_epochs,

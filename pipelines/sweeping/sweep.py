@@ -1,6 +1,7 @@
 """A sweep: proposals, schedulers, budget and record around Ray Tune."""
 
 import logging
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -70,7 +71,7 @@ def explore(
 ) -> tuple[list[TrialRecord], str | None]:
     """Let Ray Tune call `trainable`, which reports validations, with proposals, as `sweep` does."""
     record = Record(plan, folder)
-    concurrent = plan.resources.fits(ray.cluster_resources())
+    concurrent = max(1, plan.resources.fits(ray.cluster_resources()))  # a cluster may grow from nothing
     if plan.scheduler == "pbt" and plan.trials > concurrent:
         raise ConfigError(
             f"pbt trains its trials side by side: {plan.trials} of them do not fit into a cluster with room "
@@ -84,19 +85,22 @@ def explore(
     remove(scratch)
     view.show(record.trials())
     try:
-        # Not Ray's `Tuner`, which begins by pickling everything, to resume from that: the record is for that.
-        tune.run(
-            # A trial only waits for its workers: were it to ask for a core, they might never get theirs.
-            tune.with_resources(trainable, {"memory": _TRIAL_MEMORY}),
-            name=folder.name,
-            search_alg=Proposals(plan, record, concurrent, recorder.on_infeasible),
-            scheduler=decides,
-            stop=budget,
-            callbacks=[recorder],
-            storage_path=str(scratch),
-            verbose=0,
-            raise_on_failed_trial=False,
-        )
+        with warnings.catch_warnings():
+            # Ray advises population-based training to keep a trial's process, which trains on until it ends.
+            warnings.simplefilter("ignore", UserWarning)
+            # Not Ray's `Tuner`, which pickles everything to resume from that: the record is for that.
+            tune.run(
+                # A trial only waits for its workers: were it to ask for a core, they might never get theirs.
+                tune.with_resources(trainable, {"memory": _TRIAL_MEMORY}),
+                name=folder.name,
+                search_alg=Proposals(plan, record, concurrent, recorder.on_infeasible),
+                scheduler=decides,
+                stop=budget,
+                callbacks=[recorder],
+                storage_path=str(scratch),
+                verbose=0,
+                raise_on_failed_trial=False,
+            )
     finally:
         remove(scratch)
     return record.trials(), budget.reached

@@ -17,8 +17,15 @@ from pipelines.sweeping.space import Settings
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 24  # characters of a curve
+_FILE_WIDTH = 140
 _ROWS = 20  # trials of the live table; the best and those that run
 _STYLES = {"running": "cyan", "finished": "green", "stopped": "dim", "failed": "red"}
+
+
+def console() -> Console:
+    """The terminal; or, where there is none, a file with room for a table."""
+    found = Console()
+    return found if found.is_terminal else Console(width=_FILE_WIDTH)
 
 
 class View:
@@ -102,13 +109,13 @@ def trials_table(plan: Plan, trials: Sequence[TrialRecord], ranked_among: Sequen
     objectives = plan.all_objectives()
     leaders = rank(ranked_among, plan.primary)[:1]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("trial")
+    table.add_column("trial", no_wrap=True)
     for name in plan.space:
         table.add_column(name.rpartition(".")[2], justify="right", overflow="fold")
-    table.add_column("epoch", justify="right")
+    table.add_column("epoch", justify="right", no_wrap=True)
     for each in objectives:
-        table.add_column(each.label, justify="right")
-    table.add_column(f"{plan.primary.label} by epoch", no_wrap=True)
+        table.add_column(each.label, justify="right", no_wrap=True)
+    table.add_column(f"{plan.primary.label} by epoch", overflow="fold")
     for trial in trials:
         figures = [_figure(trial, plan.primary, each) for each in objectives]
         last = sparkline(trial, plan.primary) if not trial.failure else Text(trial.failure, "red")

@@ -96,7 +96,7 @@ def importance(axes: Axes, plan: Plan, trials: Sequence[TrialRecord]) -> None:
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.set_xlabel(f"share of the variance ({' and '.join(known)})")
     if len(known) > 1:
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
 def curves(axes: Axes, plan: Plan, trials: Sequence[TrialRecord]) -> None:

@@ -18,7 +18,8 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1rem; margin: 0 0 .3rem }
 .charts { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1.5rem 1rem }
 .charts section:first-child { grid-column: 1 / -1 } svg { width: 100%; height: auto }
 table { border-collapse: collapse; width: 100%; margin-top: 1.5rem; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #eef1f4 }
+.trials { overflow-x: auto }
+th, td { white-space: nowrap; text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #eef1f4 }
 th { color: #5c6873; font-weight: 600 } th:first-child, td:first-child { text-align: left }
 tbody tr:hover { background: #fdf3ef } .best { font-weight: 600 }
 .front td:first-child::after { content: " ◆" }
@@ -89,8 +90,10 @@ def _facts(plan: Plan, trials: Sequence[TrialRecord]) -> str:
 def _table(plan: Plan, trials: Sequence[TrialRecord]) -> str:
     objectives = list(dict.fromkeys([*plan.all_objectives(), *pareto_objectives(plan)]))
     ranked, front = rank(trials, plan.primary), pareto_set(trials, pareto_objectives(plan))
-    columns = ["trial", *plan.space, "epochs", *(each.label for each in objectives), ""]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    columns = ["trial", "epochs", *(each.label for each in objectives), *plan.space, ""]
+    head = "".join(
+        f'<th title="{html.escape(name)}">{html.escape(name.rpartition(".")[2])}</th>' for name in columns
+    )
     rows = []
     for trial in [*ranked, *(each for each in trials if each not in ranked)]:
         figures = [
@@ -102,15 +105,17 @@ def _table(plan: Plan, trials: Sequence[TrialRecord]) -> str:
         )
         cells = [
             f"{trial.number} {trial.state}",
-            *(_text(trial.settings[name]) for name in plan.space),
             f"{trial.epochs}/{plan.epochs}",
             *figures,
+            *(_text(trial.settings[name]) for name in plan.space),
             note,
         ]
         kinds = [trial.state, *["best"] * (trial is ranked[0]), *["front"] * (trial in front)]
         row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
         rows.append(f'<tr id="{trial.name}" class="{" ".join(kinds)}">{row}</tr>')
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return (
+        f"<div class=trials><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _text(value: object) -> str:

@@ -2,9 +2,10 @@
 
     make bench-tune
 
-`seconds_per_trial_outside_training` is what is left of a sweep's time, core by core, when that of its
-trainings is taken away, from their first step to their last validation, for each trial: starting its
-processes, reading weights and data, reporting, deciding, and ending it.
+`seconds_per_trial_outside_training` is by how much each trial lengthens a sweep beside its training: the
+sweep's time, less that of its trainings from their first step to their last validation, of which two run at a
+time on a core each, for each trial. It is what starting its processes, reading weights and data, reporting,
+deciding and ending cost.
 """
 
 import io
@@ -58,8 +59,8 @@ def rows(folder: Path) -> Iterator[Row]:
     ray.shutdown()
     found = [find_run(uri, runs / each.name) for each in trials]
     training = sum(seconds_of_training(run) for run in found if run)
-    outside = (taken * _CORES - training) / len(trials)
-    yield row("seconds_per_trial_in_training", training / len(trials), "s")
+    outside = (taken - training / _CORES) / len(trials)
+    yield row("seconds_per_trial_in_training", training / _CORES / len(trials), "s")
     yield row("seconds_per_trial_outside_training", outside, "s", at_most=10)
 
 

@@ -29,6 +29,8 @@ svg .off { opacity: .12 }
 @media (max-width: 50rem) { .charts { grid-template-columns: 1fr } }
 """
 
+_ENDED = {"running": "unfinished"}  # what the state means once the sweep is over
+
 _SCRIPT = """
 const marked = [...document.querySelectorAll('svg g[id^="trial_"]')];
 for (const row of document.querySelectorAll('tbody tr')) {
@@ -74,7 +76,7 @@ def _facts(plan: Plan, trials: Sequence[TrialRecord]) -> str:
     cost = spent(plan, trials)
     states = [each.state for each in trials]
     counted = [
-        f"{states.count(state)} {state}"
+        f"{states.count(state)} {_ENDED.get(state, state)}"
         for state in ("finished", "stopped", "failed", "running")
         if state in states
     ]
@@ -104,7 +106,7 @@ def _table(plan: Plan, trials: Sequence[TrialRecord]) -> str:
             f"took over {each.other} of epoch {each.epoch}" for each in trial.takeovers
         )
         cells = [
-            f"{trial.number} {trial.state}",
+            f"{trial.number} {_ENDED.get(trial.state, trial.state)}",
             f"{trial.epochs}/{plan.epochs}",
             *figures,
             *(_text(trial.settings[name]) for name in plan.space),

@@ -75,9 +75,9 @@ def main() -> None:
     settings = ("--recipe", "demo", "--data.root", DATA, "--storage", RUNS)
     command("pipelines/train.py", *settings, "--name", "train", "--num-workers", 2)
 
-    step("Sweep tokens and losses, with early stopping")
-    sweep = ("--name", "sweep", "--space", "tokens_and_losses", "--trials", 4, "--train.init", trained())
-    short = ("--train.reset=", "--optim.lr", 5e-4, "--train.epochs", 2, "--train.samples_per_epoch", 320)
+    step("Sweep tokens, losses and learning rate, with early stopping")
+    sweep = ("--name", "sweep", "--space", "smoke", "--trials", 4, "--train.init", trained())
+    short = ("--train.reset=", "--train.epochs", 2, "--train.samples_per_epoch", 320)
     command("pipelines/tune.py", *settings, *sweep, *short)
 
     step("Offer the best to the registry, which compares it with the champion, if there is one")
@@ -132,7 +132,7 @@ def trained() -> Path:
 
 def winner() -> Path:
     """Return the better of the trained checkpoint and the sweep's best; both saw the same objects."""
-    swept = Path(json.loads((RUNS / "sweep" / "sweep.json").read_text())[0]["checkpoint"])
+    swept = Path(json.loads((RUNS / "sweep" / "sweep.json").read_text())["trials"][0]["checkpoint"])
     chosen = max((trained(), swept), key=score)
     console.print(f"validation IoU: trained {score(trained()):.3f}, best of the sweep {score(swept):.3f}")
     return chosen

@@ -57,6 +57,8 @@ class ModelConfig(Settings):
     """Share of each extra scale's tokens that top-k keeps (MST eq. 4)."""
     fusion_stages: Count = 3
     """How many fusion modules stand among the blocks, evenly spaced, the last before the last block."""
+    scale_choice: Literal["best", "all"] = "best"
+    """Whose selected tokens guide an image's base tokens: the most similar scale's (the paper), or all's."""
     update_heads: Count = 1
     """Heads of the attention by which the base tokens update the extra scales; its cost grows with them."""
     click_radius: Positive = 5

@@ -1,8 +1,8 @@
 """AdamW over groups of parameters, the learning rate over time, and the running average of weights."""
 
 import math
-from collections.abc import Collection
-from typing import Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     `lr_scale`.
     """
     depth = max((_block(name) for name, _ in model.named_parameters()), default=0)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         decays = parameter.ndim > 1 and not name.startswith("pos_embed.")
         decay = config.weight_decay if decays else 0.0
-        groups.setdefault((_lr_scale(name, depth, config), decay), []).append(parameter)
+        groups.setdefault((_lr_scale(name, depth, config), decay), []).append((name, parameter))
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr": config.lr * scale, "lr_scale": scale, "weight_decay": decay}
@@ -31,6 +31,29 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         ],
         betas=config.betas,
     )
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take over the running averages of another optimizer's state, which may have had other settings.
+
+    Each is found by its parameter's name; groups and their options stay as they were made.
+    """
+    theirs, ours = state["param_groups"], optimizer.state_dict()["param_groups"]
+    if any("param_names" not in group for group in theirs):  # written before there were names
+        optimizer.load_state_dict(dict(state))
+        return
+    by_name = {
+        name: state["state"].get(index)
+        for group in theirs
+        for name, index in zip(group["param_names"], group["params"], strict=True)
+    }
+    averages = {
+        index: by_name[name]
+        for group in ours
+        for name, index in zip(group["param_names"], group["params"], strict=True)
+        if by_name[name] is not None
+    }
+    optimizer.load_state_dict({"state": averages, "param_groups": ours})
 
 
 def freeze(model: nn.Module, parts: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import ray
@@ -30,19 +31,26 @@ class Resources:
     """Failures of workers, after each of which the run goes on from its last checkpoint."""
     min_workers: int | None = None
     """Workers to go on with where nodes are lost, until others come; None for no fewer than `num_workers`."""
+    gpus_per_worker: float = 1
+    """With `use_gpu`; several trials of a sweep can share a GPU, several workers of a training cannot."""
 
     @property
     def fewest(self) -> int:
         """Workers without which there is no training."""
         return self.min_workers or self.num_workers
 
-    def per_worker(self) -> dict[str, int]:
+    def per_worker(self) -> dict[str, float]:
         """Return what a worker takes of a cluster, by Ray's names."""
-        return {"CPU": self.cpus_per_worker, "GPU": int(self.use_gpu)}
+        return {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker if self.use_gpu else 0}
 
-    def wanted(self) -> dict[str, int]:
+    def wanted(self) -> dict[str, float]:
         """Return what all workers take, at the most."""
         return {kind: number * self.num_workers for kind, number in self.per_worker().items()}
+
+    def fits(self, there: Mapping[str, float]) -> int:
+        """Return how many such trainings a cluster of these resources holds at a time."""
+        wanted = {kind: number for kind, number in self.wanted().items() if number}
+        return min(int(there.get(kind, 0) / number + 1e-6) for kind, number in wanted.items())
 
 
 def check_resources(resources: Resources) -> None:
@@ -55,12 +63,18 @@ def check_resources(resources: Resources) -> None:
     """
     if resources.fewest > resources.num_workers:
         raise ConfigError(f"min-workers {resources.fewest} are more than num-workers {resources.num_workers}")
+    share = resources.gpus_per_worker
+    if not 0 < share <= 1 or (share < 1 and resources.num_workers > 1):
+        raise ConfigError(
+            f"gpus-per-worker {share:g} with {resources.num_workers} workers: one worker can have a share of "
+            "a GPU, above 0 and up to 1; of several, each needs its own"
+        )
     there, most = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
     for kind, each in resources.per_worker().items():
         wanted, now = each * resources.fewest, there.get(kind, 0)
         if wanted > max(now, most.get(kind, 0)):
             grows = f", and can grow to {most[kind]}" if most.get(kind, 0) > now else ""
-            raise ConfigError(f"the workers need {wanted} {kind}s, the cluster has {now:.0f}{grows}")
+            raise ConfigError(f"the workers need {wanted:g} {kind}s, the cluster has {now:.0f}{grows}")
         if wanted > now:
             os.environ.setdefault(_START_TIMEOUT, _NODE_START_SECONDS)
 

@@ -8,10 +8,10 @@ from mst.overrides import override
 from pipelines.recipes import RECIPES, build, summary
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add `--recipe`, and an option for each setting, to a parser."""
+def add_settings(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add `--recipe`, which may be required, and an option for each setting, to a parser."""
     recipes = "; ".join(f"{name}: {summary(name)}" for name in RECIPES)
-    parser.add_argument("--recipe", required=True, metavar="NAME", help=recipes)
+    parser.add_argument("--recipe", required=required, metavar="NAME", help=recipes)
     add_options(parser)
 
 

@@ -229,7 +229,7 @@ def number_of_parts(objects: int, protocol: Protocol) -> int:
 def _actors(protocol: Protocol, resources: Resources, most: int) -> list[Any]:
     actor = ray.remote(Evaluator).options(
         num_cpus=resources.cpus_per_worker,
-        num_gpus=int(resources.use_gpu),
+        num_gpus=resources.per_worker()["GPU"],
         max_restarts=-1,
         max_task_retries=_RETRIES,
     )

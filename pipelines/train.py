@@ -95,7 +95,10 @@ def train_driver(
     except BaseException as error:
         if parent is None:  # to a trial, being stopped looks like a failure: its sweep knows which it was
             tracked.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-        raise _cause(error) from error
+        cause = _cause(error)
+        if cause is error:  # raised from itself, it would be a circle that Ray cannot follow to its end
+            raise
+        raise cause from error
     tracked.finish("FINISHED")
     return Trained(checkpoint, tracked)
 
@@ -216,6 +219,9 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cpus-per-worker", type=count, default=1, help="cores for each worker")
     parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
+    parser.add_argument(
+        "--gpus-per-worker", type=float, default=1, help="with --use-gpu, e.g. 0.5 for two trials on a GPU"
+    )
     parser.add_argument("--max-failures", type=int, default=3, help="of workers, before a run is given up")
 
 
@@ -227,6 +233,7 @@ def resources_of(arguments: argparse.Namespace) -> Resources:
         arguments.use_gpu,
         arguments.max_failures,
         arguments.min_workers,
+        arguments.gpus_per_worker,
     )
 
 

@@ -1,206 +1,223 @@
-"""Sweep an experiment over a search space: Optuna proposes, ASHA stops the trials that fall behind.
+"""Sweep an experiment over a search space, and find the best.
 
-    python pipelines/tune.py --recipe demo --space tokens_and_losses --trials 8 --name my_sweep
+    python pipelines/tune.py --recipe demo --space smoke --trials 8 --name my_sweep
+    python pipelines/tune.py --resume my_sweep
+    python pipelines/tune.py --recipe demo --space tokens --trials 30 --name speed \\
+        --objectives noc90 ms_per_click --scheduler none
 
 Every trial is a training of its own (`pipelines.train.train_driver`) with its own MLflow run inside the
-sweep's. What won is printed and written to `STORAGE/NAME/sweep.json`.
+sweep's. What came of them is printed, and written to `STORAGE/NAME/sweep.json`, `sweep.html` and `sweep.png`.
 """
 
 import argparse
 import importlib
 import json
 import pkgutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-import optuna
 import ray
-from ray import tune
-from ray.tune import Callback, RunConfig, TuneConfig, Tuner
-from ray.tune.experiment import Trial
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from upath import UPath
 
 import tune_spaces
 from mst.command_line import count, parse, run
 from mst.config import Config
-from mst.errors import ConfigError, MSTError
-from mst.overrides import override
+from mst.errors import ConfigError
 from mst.training.checkpoints import best
-from pipelines.cluster import Resources, connect
+from pipelines.cluster import connect
 from pipelines.command_line import add_settings, config_of
+from pipelines.evaluate import show_evaluations
+from pipelines.progress import shown
 from pipelines.storage import absolute, absolute_paths
-from pipelines.tracking import TrackedRun, close_children, open_run, tracking_uri
-from pipelines.train import add_resources, check_request, resources_of, train_driver
+from pipelines.sweeping.budget import Limits
+from pipelines.sweeping.page import write_page
+from pipelines.sweeping.plan import OBJECTIVES, SCHEDULERS, SEARCHES, Plan, keep, planned, read
+from pipelines.sweeping.record import TrialRecord, alone, pareto_set, rank
+from pipelines.sweeping.space import Space, check_space, grid
+from pipelines.sweeping.sweep import sweep
+from pipelines.sweeping.table import View, console, trials_table
+from pipelines.sweeping.winner import as_it_is, check_held_out, measure, offer, train_on
+from pipelines.tracking import TrackedRun, find_run, open_run, tracking_uri
+from pipelines.train import add_resources, check_request, resources_of
 
-METRIC = "val_score"
-
-_TRIAL_MEMORY = 2**20  # bytes; Ray Tune refuses a trial that asks for nothing
-
-Space = dict[str, tuple[str, ...]]
+_LIMITS, _WINNER = ("max_hours", "max_samples", "max_gpu_hours"), ("final_epochs", "test", "promote")
+_ANEW = ("resume", "storage", "trials", *_LIMITS, *_WINNER)
+"""Options that go with `--resume`."""
 
 
 def read_space(name: str, config: Config) -> Space:
     """Return the space of `tune_spaces/NAME.py`.
 
     Raises:
-        ConfigError: no such space, or a setting or value of it that this config cannot take.
+        ConfigError: no such space, or this config cannot be varied in it.
     """
     known = [module.name for module in pkgutil.iter_modules(tune_spaces.__path__)]
     if name not in known:
         raise ConfigError(f"unknown search space '{name}'; known are {', '.join(known)}")
     space: Space = importlib.import_module(f"tune_spaces.{name}").SPACE
-    for setting, values in space.items():
-        for value in values:
-            override(config, {setting: value})
+    check_space(space, config)
     return space
 
 
-def sweep(
-    config: Config,
-    space: Space,
-    folder: UPath,
-    resources: Resources,
-    *,
-    uri: str,
-    trials: int,
-    grace_epochs: int,
-) -> list[dict[str, Any]]:
-    """Train `trials` variants of a config and rank them.
+def plan_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace, folder: UPath) -> Plan:
+    """Return what the command line asks for: a new plan, or that of a sweep to resume.
 
-    Args:
-        config: that the trials vary; its paths absolute.
-        space: the settings that are tried.
-        folder: of the sweep; a trial's run is stored in it.
-        resources: of each trial.
-        uri: of the MLflow server.
-        trials: how many.
-        grace_epochs: that each trial gets before it can be stopped.
-
-    Returns:
-        For each trial that validated at least once, best first: `trial`, its `settings`, its best
-        `checkpoint`, that one's `metrics` and the number of `epochs` it was given.
+    Raises:
+        ConfigError: the plan cannot be carried out, or the folder is not as it has to be.
     """
-    parent = open_run(uri, folder, config)
-    there = ray.cluster_resources()
-    wanted = {kind: number for kind, number in resources.wanted().items() if number}
-    concurrent = min(int(there.get(kind, 0) // number) for kind, number in wanted.items())
-    tuner = Tuner(
-        # A trial only waits for its workers: were it to ask for a core, they might never get theirs.
-        tune.with_resources(
-            tune.with_parameters(run_trial, base=config, folder=folder, workers=resources, parent=parent),
-            {"memory": _TRIAL_MEMORY},
-        ),
-        param_space={setting: tune.choice(values) for setting, values in space.items()},
-        tune_config=TuneConfig(
-            metric=METRIC,
-            mode="max",
-            num_samples=trials,
-            max_concurrent_trials=concurrent,
-            search_alg=OptunaSearch(seed=config.seed),
-            scheduler=_scheduler(grace_epochs, config.train.epochs),
-        ),
-        run_config=RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            callbacks=[Lines(config.train.epochs)],
-            verbose=0,
-        ),
-    )
-    grid = tuner.fit()
-    results = [grid[number] for number in range(len(grid))]
-    in_order = {str(result.metrics["trial_id"]) for result in results if result.metrics and not result.error}
-    close_children(parent, stopped=in_order)
-    ranking = [
-        _ranked(folder / str(result.metrics["trial_id"]), result.config or {}, result.metrics)
-        for result in results
-        if result.metrics and METRIC in result.metrics
-    ]
-    ranking.sort(key=lambda each: each["metrics"][METRIC], reverse=True)
-    if not ranking:
-        parent.finish("FAILED")
-        reason = str(results[0].error).strip().splitlines()[-1]  # of the traceback on the trial's side
-        raise MSTError(f"all {trials} trials failed; the first: {reason}")
-    parent.log({f"best_{name}": value for name, value in ranking[0]["metrics"].items()}, 0)
-    parent.finish("FINISHED")
-    return ranking
-
-
-def _scheduler(grace_epochs: int, epochs: int) -> ASHAScheduler:
-    """ASHA that compares trials up to their last epoch but one: who gets there also ends by itself."""
-    last = max(grace_epochs, epochs - 1)
-    return ASHAScheduler(
-        time_attr="epoch", max_t=last, grace_period=grace_epochs, reduction_factor=2, stop_last_trials=False
+    if arguments.resume:
+        for name, value in vars(arguments).items():
+            if name not in _ANEW and value != parser.get_default(name):
+                option = name.replace("_", "-") if "." not in name else name
+                raise ConfigError(
+                    f"a sweep goes on as it began: leave --{option} away, or begin another by --name"
+                )
+        plan = read(folder)
+        return replace(plan, trials=arguments.trials or plan.trials)
+    if not arguments.recipe or not arguments.name:
+        raise ConfigError("give --recipe and --name for a new sweep, or --resume NAME")
+    if folder.exists():
+        raise ConfigError(
+            f"{folder} is there already; go on by --resume {folder.name}, or give another --name"
+        )
+    config = absolute_paths(config_of(arguments))
+    space = read_space(arguments.space or "smoke", config)
+    is_grid = arguments.search == "grid"
+    trials = min(arguments.trials or sys.maxsize, len(grid(space))) if is_grid else arguments.trials or 8
+    several = len(arguments.objectives or ()) > 1
+    return planned(
+        config,
+        space,
+        trials,
+        objectives=arguments.objectives,
+        search=arguments.search or "tpe",
+        scheduler=arguments.scheduler or ("none" if several else "asha"),
+        grace_epochs=arguments.grace_epochs,
+        resources=resources_of(arguments),
     )
 
 
-class Lines(Callback):
-    """Prints a line for each validation of a trial, and for each failure.
-
-    Args:
-        epochs: of each trial.
-    """
-
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Say how good a trial is by now."""
-        epoch, settings = int(result["epoch"]), _short(trial.config)
-        figures = f"IoU {result['val_iou']:.3f}  NoC@85 {result['val_noc85']:.2f}"
-        print(f"trial {trial.trial_id}: epoch {epoch}/{self._epochs}  {figures}  {settings}", flush=True)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Say that a trial failed."""
-        print(f"trial {trial.trial_id}: failed, see {trial.error_file}  {_short(trial.config)}", flush=True)
+def parent_of(plan: Plan, folder: UPath, uri: str) -> TrackedRun:
+    """Return the sweep's MLflow run: that which it had before it was resumed, or a new one."""
+    found = find_run(uri, folder)
+    if found:
+        found.go_on(plan.config, 0, [])
+        return found
+    return open_run(uri, folder, plan.config)
 
 
-def _short(settings: dict[str, str]) -> str:
-    return " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in settings.items())
-
-
-def run_trial(
-    settings: dict[str, str], base: Config, folder: UPath, workers: Resources, parent: TrackedRun
-) -> None:
-    """Train one variant; Ray Tune calls it in a process of its own."""
-    trial = tune.get_context().get_trial_id()
-    train_driver(
-        override(base, settings),
-        folder / trial,
-        workers,
-        uri=parent.uri,
-        callbacks=[TuneReportCallback()],
-        parent=parent.run_id,
-    )
-
-
-def _ranked(folder: UPath, settings: dict[str, str], last: dict[str, Any]) -> dict[str, Any]:
-    checkpoint = best(folder)
-    return {
-        "trial": folder.name,
-        "settings": settings,
-        "epochs": int(last["epoch"]),
-        "checkpoint": str(checkpoint.path),
-        "metrics": checkpoint.metrics,
+def write_results(plan: Plan, trials: Sequence[TrialRecord], folder: UPath, parent: TrackedRun) -> None:
+    """Write the sweep's results into its folder, and log them."""
+    ranked, objectives = rank(trials, plan.primary), plan.all_objectives()
+    unranked = [each for each in trials if each not in ranked]
+    results = {
+        "objectives": list(plan.objectives),
+        "pareto_set": [each.name for each in pareto_set(trials, objectives)],
+        "trials": [_described(plan, each, folder) for each in [*ranked, *unranked]],
     }
+    out = folder / "sweep.json"
+    out.write_text(json.dumps(results, indent=2))
+    metrics = ranked[0].best(plan.primary).metrics
+    parent.log({f"best_{name}": value for name, value in metrics.items()}, len(trials))
+    for file in (out, folder / "plan.json", *write_page(plan, trials, folder)):
+        parent.client().log_artifact(parent.run_id, str(file))
 
 
-def show(ranking: list[dict[str, Any]], epochs: int) -> None:
-    """Print the trials, best first."""
-    table = Table(title="Trials, best first", box=SIMPLE_HEAD)
-    for column in (*ranking[0]["settings"], "epochs", "IoU", "NoC@85"):
-        table.add_column(column.rpartition(".")[2], justify="right", overflow="fold")
-    for each in ranking:
-        metrics = each["metrics"]
-        figures = (f"{metrics['val_iou']:.3f}", f"{metrics['val_noc85']:.2f}")
-        table.add_row(*each["settings"].values(), f"{each['epochs']}/{epochs}", *figures)
-    Console().print(table)
+def _described(plan: Plan, trial: TrialRecord, folder: UPath) -> dict[str, Any]:
+    about = {**asdict(trial), "name": trial.name, "epochs": trial.epochs}
+    del about["results"]
+    if not trial.results:
+        return about
+    metrics = trial.best(plan.primary).metrics
+    return {**about, "checkpoint": str(best(folder / trial.name).path), "metrics": metrics}
+
+
+def show_trials(plan: Plan, trials: Sequence[TrialRecord], screen: Console) -> None:
+    """Print all trials, best first, and those that no other one beats."""
+    ranked = rank(trials, plan.primary)
+    screen.print(trials_table(plan, [*ranked, *(each for each in trials if each not in ranked)], trials))
+    if len(plan.objectives) > 1:
+        front = pareto_set(trials, plan.all_objectives())
+        screen.print(f"Pareto set: {', '.join(each.name for each in front)}", highlight=False)
+
+
+def finish(
+    arguments: argparse.Namespace, plan: Plan, winner: TrialRecord, folder: UPath, parent: TrackedRun
+) -> None:
+    """Train the winner on, test it and offer it, as far as the command line asks for it."""
+    if not (arguments.final_epochs or arguments.test or arguments.promote):
+        return
+    if arguments.final_epochs:
+        with shown(f"{winner.name}_full") as board:
+            trained = train_on(plan, winner, folder, parent, arguments.final_epochs, board)
+    else:
+        trained = as_it_is(winner, folder, parent)
+    print(f"winner: {trained.checkpoint}")
+    if arguments.test:
+        for found in measure(trained, arguments.test, folder, plan.resources):
+            show_evaluations([found])
+    if arguments.promote:
+        print(f"offered to the registry: {offer(trained, arguments.test or (), plan.resources)}")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add all options to a parser."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--name", help="of a new sweep")
+    which.add_argument("--resume", metavar="NAME", help="go on with a sweep; what has ended stays")
+    parser.add_argument("--storage", default="runs", help="folder of all runs, local or mounted")
+    parser.add_argument("--space", help="module of tune_spaces/ (default smoke)")
+    parser.add_argument(
+        "--trials", type=count, help="number of trials (default 8; of a grid, all its points)"
+    )
+    parser.add_argument("--search", choices=SEARCHES, help="proposes settings (default tpe)")
+    parser.add_argument("--scheduler", choices=SCHEDULERS, help="stops trials (default asha)")
+    parser.add_argument("--grace-epochs", type=count, default=1, help="epochs that every trial gets")
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        metavar="FIGURE",
+        help=f"of {', '.join(OBJECTIVES)}; the first chooses checkpoints (default: train.choose_by)",
+    )
+    limits = parser.add_argument_group("limits", "end the sweep; it can be resumed")
+    limits.add_argument("--max-hours", type=float, help="of this command")
+    limits.add_argument("--max-samples", type=count, help="that all trials train on")
+    limits.add_argument("--max-gpu-hours", type=float, help="of all trials")
+    winner = parser.add_argument_group("winner", "what becomes of the best trial")
+    winner.add_argument("--final-epochs", type=count, help="train it on to so many epochs in all")
+    winner.add_argument("--test", nargs="+", metavar="SOURCE", help="evaluate it on held-out data")
+    winner.add_argument("--promote", action="store_true", help="offer it to the registry")
+    add_resources(parser)
+    add_settings(parser, required=False)
+
+
+def carry_out(arguments: argparse.Namespace, plan: Plan, folder: UPath, parent: TrackedRun) -> None:
+    """Run the sweep, show what came of it, and go on with the winner.
+
+    Raises:
+        MSTError: no trial was ever validated.
+        KeyboardInterrupt: the user has interrupted the sweep.
+    """
+    limits = Limits(arguments.max_hours, arguments.max_samples, arguments.max_gpu_hours)
+    screen = console()
+    view = View(plan, screen, plan.resources.fits(ray.cluster_resources()))
+    with view.shown():
+        trials, reached = sweep(plan, folder, parent, limits, view)
+    ranked = rank(trials, plan.primary)
+    if ranked:
+        write_results(plan, trials, folder, parent)
+        show_trials(plan, trials, screen)
+        print(f"page: {folder / 'sweep.html'}   all trials: {folder / 'sweep.json'}")
+    if reached:
+        print(f"ended by its limit of {reached}; go on by --resume {folder.name}")
+    elif len(trials) < plan.trials or any(each.state == "running" for each in trials):
+        print(f"go on by --resume {folder.name}")
+        raise KeyboardInterrupt  # which Ray Tune has caught, to stop its trials
+    if ranked:
+        finish(arguments, plan, ranked[0], folder, parent)
 
 
 def main() -> None:
@@ -208,36 +225,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Sweep an experiment over a search space.", allow_abbrev=False, usage="%(prog)s [options]"
     )
-    parser.add_argument("--name", required=True, help="of the sweep")
-    parser.add_argument("--space", default="tokens_and_losses", help="module of tune_spaces/")
-    parser.add_argument("--trials", type=count, default=8, help="number of trials")
-    parser.add_argument("--grace-epochs", type=count, default=1, help="epochs that every trial gets")
-    parser.add_argument("--storage", default="runs", help="folder of all runs")
-    add_resources(parser)
-    add_settings(parser)
+    add_options(parser)
     arguments = parse(parser, None)
-    config = absolute_paths(config_of(arguments))
-    folder = UPath(absolute(arguments.storage)) / arguments.name
-    if folder.exists():
-        raise ConfigError(f"{folder} is there already; give this sweep another --name")
-    space = read_space(arguments.space, config)
-    resources = resources_of(arguments)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = UPath(absolute(arguments.storage)) / (arguments.resume or arguments.name)
+    plan = plan_of(parser, arguments, folder)
+    check_held_out(plan, arguments.test or ())
+    uri = tracking_uri()
     connect()
-    check_request(config, folder, resources)
-    ranking = sweep(
-        config,
-        space,
-        folder,
-        resources,
-        uri=tracking_uri(),
-        trials=arguments.trials,
-        grace_epochs=arguments.grace_epochs,
-    )
-    show(ranking, config.train.epochs)
-    out = folder / "sweep.json"
-    out.write_text(json.dumps(ranking, indent=2))
-    print(f"best checkpoint {ranking[0]['checkpoint']}; all trials in {out}")
+    check_request(plan.config, folder, plan.resources)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        keep(plan, folder)
+        parent = parent_of(plan, folder, uri)
+        try:
+            carry_out(arguments, plan, folder, parent)
+        except BaseException as error:
+            parent.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        parent.finish("FINISHED")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,14 @@ import torch
 
 from mst.config import OptimConfig
 from mst.model import MST
-from mst.optim import build_optimizer, freeze, learning_rate, set_learning_rate, update_average
+from mst.optim import (
+    build_optimizer,
+    freeze,
+    learning_rate,
+    restore_optimizer,
+    set_learning_rate,
+    update_average,
+)
 from tests.conftest import TINY_MODEL
 
 
@@ -105,3 +112,19 @@ def test_frozen_tokens_leave_the_head_to_learn():
     freeze(model, ("backbone", "clicks", "fusions"))
     learning = {name.partition(".")[0] for name, each in model.named_parameters() if each.requires_grad}
     assert learning == {"neck", "head"}
+
+
+def test_running_averages_are_found_by_name_where_the_groups_are_others():
+    torch.manual_seed(0)
+    model = MST(TINY_MODEL)
+    first = build_optimizer(model, OptimConfig())
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    first.step()
+    other = build_optimizer(model, OptimConfig(layer_decay=0.5, weight_decay=0.3))
+    assert len(other.param_groups) > len(first.param_groups)
+    restore_optimizer(other, first.state_dict())
+    assert {group["weight_decay"] for group in other.param_groups} == {0.0, 0.3}  # its own, not the first's
+    for parameter in model.parameters():
+        assert torch.equal(other.state[parameter]["exp_avg"], first.state[parameter]["exp_avg"])
+        assert other.state[parameter]["step"] == 1

@@ -1,7 +1,6 @@
 """Training, sweeps and the registry on a real Ray cluster and a real MLflow database."""
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -18,9 +17,8 @@ from upath import UPath
 
 from mst.checkpoint import load_model, load_training_state, save_checkpoint, verify
 from mst.command_line import parse
-from mst.config import Config
 from mst.data.sampler import Shard
-from mst.errors import CheckpointError, ConfigError, DataError, ImageError, MSTError
+from mst.errors import CheckpointError, ConfigError, DataError, ImageError
 from mst.model import MST
 from mst.overrides import flatten, override
 from mst.training import fit, new_state
@@ -34,11 +32,9 @@ from pipelines.registry import fetch_checkpoint
 from pipelines.storage import PROJECT
 from pipelines.tracking import find_run
 from pipelines.train import add_resources, check_request, train_driver
-from pipelines.tune import read_space, sweep
 from serve.registry import fetch_model, pin
 from serve.settings import ServeSettings
 from tests.conftest import TINY_MODEL, as_options
-from tune_spaces import tokens_and_losses
 
 
 @pytest.fixture
@@ -169,56 +165,6 @@ def test_a_killed_run_goes_on_under_its_name_to_the_same_weights(cluster, regist
     assert [steps[0].count(step) for step in range(3)] == [1, 1, 1]  # and no step before the checkpoint twice
 
 
-def test_a_sweep_ranks_its_trials_and_frees_what_it_used(cluster, registry, config, tmp_path):
-    space = {"model.k_ratio": ("0.1", "0.5"), "loss.contrastive": ("0", "1")}
-    folder = UPath(tmp_path / "runs") / "sweep"
-    ranking = sweep(config, space, folder, Resources(), uri=registry, trials=4, grace_epochs=1)
-
-    scores = [each["metrics"]["val_score"] for each in ranking]
-    assert len(ranking) == 4
-    assert scores == sorted(scores, reverse=True)
-    assert all(set(each["settings"]) == set(space) for each in ranking)
-    model, stored = load_model(Path(ranking[0]["checkpoint"]))
-    assert str(stored.model.k_ratio) == ranking[0]["settings"]["model.k_ratio"]
-    assert model.config == stored.model
-    assert json.dumps(ranking)
-
-    client = MlflowClient(registry, registry)
-    parent = find_run(registry, folder).run_id
-    experiment = client.get_run(parent).info.experiment_id
-    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
-    assert len(children) == 4
-    assert {child.info.status for child in children} <= {"FINISHED", "KILLED"}
-    best = Path(ranking[0]["checkpoint"]).parent
-    _, outcome = promote(registry, UPath(best), Request(keep=tmp_path / "kept"))
-    assert outcome == ("1", True)  # also where ASHA stopped the trial before it could log
-    fetched, _ = load_model(fetch_checkpoint(registry, "models:/mst@champion", tmp_path / "fetched"))
-    assert fetched.config == stored.model
-
-    for _ in range(50):  # the last workers take a moment to end
-        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
-            break
-        time.sleep(0.2)
-    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
-
-
-def test_a_sweep_without_a_good_trial_says_why(cluster, registry, config, broken_validation, tmp_path):
-    folder = UPath(tmp_path / "runs") / "sweep"
-    with pytest.raises(MSTError, match=r"all 1 trials failed; .*broken image"):
-        sweep(
-            override(config, broken_validation),
-            {"model.k_ratio": ("0.1",)},
-            folder,
-            Resources(max_failures=0),
-            uri=registry,
-            trials=1,
-            grace_epochs=1,
-        )
-    client = MlflowClient(registry, registry)
-    runs = client.search_runs([client.get_experiment_by_name("mst").experiment_id])
-    assert [run.info.status for run in runs] == ["FAILED", "FAILED"]  # the trial's and the sweep's
-
-
 def test_a_workers_error_reaches_the_driver_as_it_is(cluster, registry, config, broken_validation, tmp_path):
     config, folder = override(config, broken_validation), UPath(tmp_path / "runs") / "broken"
     with pytest.raises(ImageError, match=r"val/.*jpg: broken image"):
@@ -266,6 +212,8 @@ def test_what_is_missing_is_said_before_any_worker_starts(cluster, config, tmp_p
         (Resources(num_workers=3), "batch_size 8 is no multiple of 3 workers"),
         (Resources(num_workers=4), "the workers need 4 CPUs, the cluster has 2"),
         (Resources(use_gpu=True), "the workers need 1 GPUs, the cluster has 0"),
+        (Resources(use_gpu=True, gpus_per_worker=2), "gpus-per-worker 2 with 1 workers"),
+        (Resources(2, use_gpu=True, gpus_per_worker=0.5), "of several, each needs its own"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_at_once(cluster, config, tmp_path, resources, message):
@@ -285,14 +233,6 @@ def test_what_a_training_starts_from_can_be_written(monkeypatch, capsys, tmp_pat
     assert not torch.equal(model.head.conv_seg.weight, shipped.head.conv_seg.weight)
     with pytest.raises(ConfigError, match="is there already"):
         initialize.main()
-
-
-def test_a_space_is_checked_before_the_sweep(monkeypatch):
-    with pytest.raises(ConfigError, match="unknown search space 'none'; known are tokens_and_losses"):
-        read_space("none", Config())
-    monkeypatch.setitem(tokens_and_losses.SPACE, "model.k_rato", ("0.1",))
-    with pytest.raises(ConfigError, match=r"did you mean 'model.k_ratio'"):
-        read_space("tokens_and_losses", Config())
 
 
 def test_promoting_what_is_not_there_is_refused(registry, tmp_path):

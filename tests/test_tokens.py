@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 from mst.clicks import Click, click_tensor
+from mst.config import ModelConfig
+from mst.model import MST
 from mst.model.attention import CrossAttention
 from mst.model.fusion import FusionStage, downsample
 from mst.model.patch_embed import Scale
@@ -169,6 +171,23 @@ def test_fusion_equals_a_sample_by_sample_version_with_only_the_chosen_scale(sid
     pooled = downsample(base.tokens, base.grid)
     for before, after in zip(extra, new_scales, strict=True):
         torch.testing.assert_close(after.tokens, before.tokens + stage.update_scales(before.tokens, pooled))
+
+
+def test_where_all_scales_guide_every_selection_is_context():
+    stage, base = fusion_stage(), base_tokens()
+    stage.guided_by_all = True
+    extra = scales(len(CLICKS))
+    updated, _, trace = stage(base, extra, click_tensor(CLICKS, 24))
+    context = torch.cat(
+        [
+            selection.tokens + scale.positions[0][selection.indices]
+            for selection, scale in zip(trace.selections, extra, strict=True)
+        ],
+        1,
+    )
+    torch.testing.assert_close(updated.tokens, base.tokens + stage.guide_base(base.tokens, context))
+    config = ModelConfig(size="tiny", depth=2, fusion_stages=1, scale_choice="all")
+    assert MST(config).fusions["1"].guided_by_all
 
 
 def test_gradients_reach_the_scores_and_the_choice_of_scale():

@@ -1,5 +1,9 @@
 """Search spaces of `pipelines/tune.py`: data only.
 
-Each module holds a `SPACE`: a dictionary from the dotted name of a setting (`mst.config`) to the values that
-a sweep may give it, written as on a command line.
+Each module holds a `SPACE`: from the dotted name of a setting (`mst.config`) to what a sweep may give it,
+one of
+
+    {"choice": (0.1, 0.3, 1)}          each of these; a list is written as on a command line, "8,28"
+    {"uniform": (0.3, 0.7)}            any number between these
+    {"loguniform": (1e-5, 1e-3)}       the same, equally likely in each power of ten
 """

@@ -41,7 +41,7 @@ class StageTrace(NamedTuple):
     selections: tuple[Selection, ...]
     """One for each extra scale, in the order of `patch_sizes`."""
     chosen: Tensor
-    """(B,), which of the selections guided the base tokens."""
+    """(B,), which of the selections guided the base tokens; the most similar one where all did."""
 
 
 class FusionStage(nn.Module):
@@ -49,18 +49,27 @@ class FusionStage(nn.Module):
 
     1. Every extra scale attends to the down-sampled base tokens (scaled cross attention, "rapid update").
     2. Its tokens are scored against the clicked base tokens and the best are selected, with gradients.
-    3. The base tokens attend to the selection of the scale with the highest mean score.
+    3. The base tokens attend to the selection of the scale with the highest mean score, or to all.
 
     Args:
         embed_dim: C.
         num_heads: of the attention that guides the base tokens.
         update_heads: of the attention that updates the extra scales.
         k_ratio: share of each scale's tokens that is selected.
+        guided_by_all: whether the base tokens attend to every scale's selection (not in the paper).
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, update_heads: int, k_ratio: float) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        update_heads: int,
+        k_ratio: float,
+        *,
+        guided_by_all: bool = False,
+    ) -> None:
         super().__init__()
-        self.k_ratio = k_ratio
+        self.k_ratio, self.guided_by_all = k_ratio, guided_by_all
         self.update_scales = CrossAttention(embed_dim, update_heads)
         self.guide_base = CrossAttention(embed_dim, num_heads)
 
@@ -88,7 +97,8 @@ class FusionStage(nn.Module):
             positions = gather_tokens(scale.positions.expand(kernel.shape[0], -1, -1), selection.indices)
             factor = straight_through(means[:, number])[:, None, None]
             context.append((selection.tokens + positions) * factor)
-            attend.append((chosen == number)[:, None].expand_as(selection.indices))
+            is_context = (chosen == number) | self.guided_by_all
+            attend.append(is_context[:, None].expand_as(selection.indices))
         tokens = base.tokens + self.guide_base(base.tokens, torch.cat(context, 1), torch.cat(attend, 1))
         return base._replace(tokens=tokens), scales, StageTrace(kernel, tuple(selections), chosen)
 

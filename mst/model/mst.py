@@ -72,7 +72,13 @@ class MST(nn.Module):
         places = fusion_blocks(dim.depth, config.fusion_stages) if config.patch_sizes else ()
         self.fusions = nn.ModuleDict(
             {
-                str(place): FusionStage(dim.embed_dim, dim.num_heads, config.update_heads, config.k_ratio)
+                str(place): FusionStage(
+                    dim.embed_dim,
+                    dim.num_heads,
+                    config.update_heads,
+                    config.k_ratio,
+                    guided_by_all=config.scale_choice == "all",
+                )
                 for place in places
             }
         )

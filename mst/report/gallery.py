@@ -154,4 +154,4 @@ def _panel(sample: Sample, caption: str, mask: Mask, clicks: Sequence[Click] = (
 
 def mask_after(record: ObjectRecord, click: int) -> Mask:
     """Return an object's mask after so many clicks, (H, W); the last one where it was finished before."""
-    return decodemask_after(record.masks[min(click, len(record.masks)) - 1], record.height, record.width)
+    return decode_mask(record.masks[min(click, len(record.masks)) - 1], record.height, record.width)

@@ -6,6 +6,7 @@ manifest is written last and removed first: at any moment a checkpoint is whole,
 
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -70,6 +71,30 @@ def save(run: UPath, state: TrainingState, config: Config, metrics: Mapping[str,
         _publish(staged, run / name)
     _prune(run, state.step, config.train.keep)
     return done
+
+
+def adopt(run: UPath, checkpoint: UPath) -> None:
+    """Let a run go on from the checkpoint of another one: it is copied, the run's own from there on removed.
+
+    In the experiment tracker the run stays itself. No other process may write to its folder now.
+
+    Args:
+        run: folder of the run; made where it is missing.
+        checkpoint: of another run with the same network.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or gone.
+        DataError: a store does not answer.
+    """
+    with opened(checkpoint) as folder, _staging(run, checkpoint.name) as staged:
+        shutil.copytree(folder, staged, dirs_exist_ok=True)
+        manifest = json.loads((staged / MANIFEST).read_bytes())
+        manifest["progress"]["run_id"] = None
+        (staged / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        for each in saved(run):
+            if each.step >= manifest["progress"]["step"]:
+                _remove(each.path)
+        _publish(staged, run / checkpoint.name)
 
 
 def saved(run: UPath) -> list[Saved]:

@@ -14,8 +14,13 @@ from mst.overrides import differences, override
 from mst.training.checkpoints import Saved, config_of, newest, opened
 from mst.training.state import TrainingState, new_state
 
-_FIXED = ("model.", "train.batch_size:", "train.samples_per_epoch:")
+_FIXED = ("model.", "train.batch_size", "train.samples_per_epoch")
 """Settings that weights and the count of steps depend on."""
+
+
+def is_fixed(name: str) -> bool:
+    """Whether a setting cannot change in mid-training."""
+    return name.startswith(_FIXED)
 
 
 def check_run(run: UPath, config: Config, *, allow_change: bool) -> tuple[Saved | None, list[str]]:
@@ -38,9 +43,9 @@ def check_run(run: UPath, config: Config, *, allow_change: bool) -> tuple[Saved 
     if found is None:
         return None, []
     changed = differences(config_of(found.path), config)
-    is_fixed = any(each.startswith(_FIXED) for each in changed)
-    if changed and (is_fixed or not allow_change):
-        hint = "" if is_fixed else ", or go on with these by --allow-config-change"
+    cannot = any(is_fixed(each) for each in changed)
+    if changed and (cannot or not allow_change):
+        hint = "" if cannot else ", or go on with these by --allow-config-change"
         raise ConfigError(
             f"run '{run.name}' was started with other settings ({'; '.join(changed)}); "
             f"give this one another name{hint}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from mst.checkpoint import initialize
 from mst.config import Config
 from mst.model import MST
-from mst.optim import build_optimizer
+from mst.optim import build_optimizer, restore_optimizer
 
 _PLAIN = ("step", "validated", "best_score", "stale", "skipped_samples", "bad_steps", "run_id")
 
@@ -68,7 +68,7 @@ class TrainingState:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:  # empty for one that does nothing
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:  # one that the run did not keep so far begins with its weights

@@ -9,6 +9,7 @@ import torch
 from mst.clicks import Click, Mask
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
+from mst.data.encode import decode_mask
 from mst.data.images import RGB, resize
 from mst.data.sources import SampleSet
 from mst.drawing import draw_clicks, draw_tokens, overlay

@@ -55,7 +55,7 @@ def written(out: Path) -> dict[str, int]:
 def test_two_actors_give_the_records_of_one_process_and_go_on_from_parts(
     cluster, checkpoint, source, alone, tmp_path
 ):
-    subject, data = read_model(str(checkpoint), "", tmp_path), read_data_set(source, OBJECTS)
+    subject, data = read_model(str(checkpoint), tmp_path), read_data_set(source, OBJECTS)
     run = partial(evaluate, subject, data, tmp_path, resources=TWO)
     first = run(PROTOCOL)
     assert without_times(first.records) == alone

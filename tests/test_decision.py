@@ -21,9 +21,11 @@ def record(name: str, noc: int, ms: float) -> ObjectRecord:
         height=10,
         width=10,
         area_share=0.25,
+        extent=(0.5, 0.5),
         clicks=(Click(1, 1, True),) * len(ious),
         ious=ious,
         boundary_ious=ious,
+        masks=(b"",) * len(ious),
         seconds_model=(ms / 1000,) * len(ious),
         seconds_total=(ms / 1000,) * len(ious),
     )

@@ -24,7 +24,8 @@ from mst.errors import ConfigError, MSTError
 from mst.overrides import override
 from mst.training.checkpoints import adopt, newest, saved
 from pipelines.cluster import Resources
-from pipelines.promote import promote
+from pipelines.promote import Request, promote
+from pipelines.registry import fetch_checkpoint
 from pipelines.storage import PROJECT
 from pipelines.sweeping.budget import Limits
 from pipelines.sweeping.page import write_page
@@ -33,7 +34,7 @@ from pipelines.sweeping.record import Record, TrialRecord, alone, rank
 from pipelines.sweeping.sweep import explore, sweep
 from pipelines.sweeping.table import View
 from pipelines.sweeping.winner import as_it_is, check_held_out, measure, train_on
-from pipelines.tracking import fetch_checkpoint, find_run, open_run
+from pipelines.tracking import find_run, open_run
 from pipelines.train import train_driver
 from pipelines.tune import add_options, plan_of
 from tests.conftest import as_options
@@ -103,7 +104,8 @@ def test_a_sweep_ranks_its_trials_and_names_what_failed(cluster, registry, confi
     assert set(runs) == {each.name for each in trials[:3]}
     assert {runs[each.name].info.status for each in (best, other)} <= {"FINISHED", "KILLED"}
     assert runs["trial_002"].info.status == "FAILED"
-    assert promote(registry, folder / best.name)[0] == "1"  # also where it was stopped before it could log
+    _, outcome = promote(registry, folder / best.name, Request(keep=Path(str(folder / "kept"))))
+    assert outcome == ("1", True)  # also where it was stopped before it could log
     fetched, _ = load_model(fetch_checkpoint(registry, "models:/mst@champion", Path(str(folder / "fetched"))))
     assert fetched.config == stored.model
     write_page(plan, trials, folder)

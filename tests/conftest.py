@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,8 @@ class Server:
 
     def kill(self) -> None:
         """Cut all connections and refuse new ones."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it was killed before
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     @contextmanager

@@ -272,6 +272,16 @@ def test_training_stops_where_no_loss_is_finite_any_more(config):
     assert torch.isfinite(weights_of(state)).all()
 
 
+def test_weights_that_are_no_numbers_end_the_training_at_its_validation(config):
+    state, _ = new_state(config, CPU)
+    state.step = config.train.steps_per_epoch
+    state.model.head.conv_seg.weight.data.fill_(math.nan)
+    with pytest.raises(
+        TrainingError, match=r"validation after step 2: .* no numbers\. Go on from an earlier"
+    ):
+        run(config, state)
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 9 bytes")]
 )

@@ -21,7 +21,7 @@ from mst.config import Config
 from mst.data.sampler import Shard, ShardedBatches
 from mst.data.sources import SampleSet
 from mst.data.training_set import Batch, TrainingSet
-from mst.errors import TrainingError
+from mst.errors import PredictionError, TrainingError
 from mst.evaluation import ObjectRecord, Summary, evaluate, summarize
 from mst.optim import freeze, learning_rate, set_learning_rate, update_average
 from mst.predictor import Predictor
@@ -73,7 +73,8 @@ def fit(
         Where a report asks for it, a driver that saves the state resumes from there.
 
     Raises:
-        TrainingError: `train.max_bad_steps` in a row had no finite gradient, or memory is too small.
+        TrainingError: `train.max_bad_steps` in a row had no finite gradient, a validation found no numbers,
+            or memory is too small.
     """
     while True:
         if _validation_is_due(state, config):
@@ -201,7 +202,13 @@ def _complain(
 
 
 def _validate(state: TrainingState, samples: SampleSet, config: Config, shard: Shard) -> EpochReport:
-    summary = validate(state, samples, config, shard)
+    try:
+        summary = validate(state, samples, config, shard)
+    except PredictionError as error:
+        raise TrainingError(
+            f"validation after step {state.step}: {error}. Go on from an earlier checkpoint with a lower "
+            "optim.lr, or with optim.clip_norm"
+        ) from None
     score = validation_score(summary, config)
     is_better = state.best_score is None or score > state.best_score
     state.best_score, state.stale = (score, 0) if is_better else (state.best_score, state.stale + 1)

@@ -15,8 +15,8 @@ def iou(prediction: Mask, truth: Mask, void: Mask | None = None) -> float:
     """Intersection over union of two (H, W) masks over the pixels that are not void; 1 if both are empty."""
     if void is not None:
         prediction, truth = prediction & ~void, truth & ~void
-    union = np.count_nonzero(prediction | truth)
-    return np.count_nonzero(prediction & truth) / union if union else 1.0
+    union = int(np.count_nonzero(prediction | truth))
+    return int(np.count_nonzero(prediction & truth)) / union if union else 1.0
 
 
 def boundary_iou(prediction: Mask, truth: Mask, void: Mask | None = None, dilation: float = 0.02) -> float:

@@ -25,6 +25,11 @@ class DataSet:
         """Name of the folder of its evaluations."""
         return as_folder(self.name)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What of it answers depend on."""
+        return {name: self.about[name] for name in ("data_sha256", "objects", "initial_masks")}
+
     def from_nothing(self) -> "DataSet":
         """Return the same objects without their initial masks."""
         return replace(self, samples=self.samples.from_zero(), about={**self.about, "initial_masks": "no"})

@@ -63,15 +63,14 @@ def evaluate(
     Raises:
         MSTError: method or data cannot be used, or `out` holds another evaluation.
     """
-    about = {
-        SUBJECT: subject.name,
-        DATA_SET: data.name,
-        **subject.about,
-        **data.about,
+    made_from = {
+        "method": subject.identity,
+        **data.identity,
         "source_sha256": source_digest(PROJECT),
         **protocol.about(),
     }
-    parts = Parts(out / "parts", number_of_parts(len(data.samples), protocol), about)
+    about = {SUBJECT: subject.name, DATA_SET: data.name, **subject.about, **data.about, **made_from}
+    parts = Parts(out / "parts", number_of_parts(len(data.samples), protocol), made_from)
     check_resources(resources)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:

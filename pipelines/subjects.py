@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mst.checkpoint import WEIGHTS, load_model, verify
+from mst.checkpoint import CONFIG, WEIGHTS, load_model, verify
 from mst.config import Config, EvalConfig
 from mst.errors import ConfigError
 from mst.evaluation import Open
@@ -31,6 +31,8 @@ class Subject:
     """A network, or a function that opens images."""
     eval: EvalConfig
     """Its settings of the protocol."""
+    identity: str
+    """Changes with whatever its answers depend on, and with nothing else."""
     about: Mapping[str, str] = field(default_factory=dict)
     """What it is made from, and what it costs, by name."""
 
@@ -58,12 +60,10 @@ def read_model(text: str, folder: Path) -> Subject:
     name, address = split_name(text)
     checkpoint = checkpoint_of(address, folder)
     model, config = load_model(checkpoint)
-    about = {
-        "model": address,
-        "model_sha256": verify(checkpoint)["sha256"][WEIGHTS],
-        **_network(model, config),
-    }
-    return Subject(name or _short(address), model, config.eval, about)
+    digests = verify(checkpoint)["sha256"]
+    about = {"model": address, "model_sha256": digests[WEIGHTS], **_network(model, config)}
+    identity = f"{digests[WEIGHTS]} {digests[CONFIG]}"
+    return Subject(name or _short(address), model, config.eval, identity, about)
 
 
 def make_peers(names: Sequence[str], first: Subject) -> list[Subject]:
@@ -99,17 +99,12 @@ def _peer(name: str, first: Subject) -> Subject:
     model = first.model
     assert model  # the command line gives models before peers
     if name in PEERS:
-        return Subject(name, PEERS[name], first.eval, {"model": name})
+        return Subject(name, PEERS[name], first.eval, name, {"model": name})
     if name == NEAREST_FEATURES:
-        made_from = {
-            "model": f"{name} of {first.about['model']}",
-            "model_sha256": first.about["model_sha256"],
-        }
-        return Subject(name, open_nearest_features(model), first.eval, made_from)
+        made_from = {"model": f"{name} of {first.about['model']}"}
+        identity = f"{name} of {first.identity}"
+        return Subject(name, open_nearest_features(model), first.eval, identity, made_from)
     torch.manual_seed(0)
-    about = {
-        **first.about,
-        "model": json.dumps(model.config.model_dump()),
-        "model_sha256": "random weights of seed 0",
-    }
-    return replace(first, name=name, method=MST(model.config), about=about)
+    made = json.dumps(model.config.model_dump())
+    about = {**first.about, "model": made, "model_sha256": "random weights of seed 0"}
+    return replace(first, name=name, method=MST(model.config), identity=f"{name} {made}", about=about)

@@ -102,7 +102,7 @@ def test_the_command_line_changes_the_models_protocol():
     given = ["--model", "a", "--data", "coco:a.json", "grabcut:b", "--no-zoom", "--max-clicks", "5"]
     arguments = parser.parse_args([*given, "--flip", "--cascade", "3", "--batch-size", "4"])
     assert arguments.data == ["coco:a.json", "grabcut:b"]
-    subject = Subject("a", open_click_disks, Config().eval)
+    subject = Subject("a", open_click_disks, Config().eval, "a")
     assert protocol_of(arguments, subject, 7) == Protocol(
         EvalConfig(zoom=False, max_clicks=5), Effort(flip=True, cascade=3), batch_size=4, part_size=32
     )

@@ -15,7 +15,7 @@ from mst.clicks import Click, Mask, next_click
 from mst.data.annotations import Sample
 from mst.data.encode import encode_mask
 from mst.errors import NothingToClickError, PredictionError
-from mst.metrics import boundary_iou, iou, never_reached, number_of_clicks
+from mst.metrics import iou, near_contour, never_reached, number_of_clicks
 from mst.predictor import Segment
 
 TARGETS = (0.80, 0.85, 0.90, 0.95)
@@ -108,6 +108,7 @@ class ObjectUnderTest:
         self._clicks: list[Click] = []
         self._ious: list[float] = []
         self._boundary_ious: list[float] = []
+        self._contour = near_contour(sample.mask, sample.void)
         self._masks: list[bytes] = []
         self._seconds_model: list[float] = []
         self._seconds_total: list[float] = []
@@ -131,7 +132,7 @@ class ObjectUnderTest:
         self._mask, sample = mask, self.sample
         self._ious.append(iou(mask, sample.mask, sample.void))
         around = self._seconds_choosing + time.perf_counter() - start
-        self._boundary_ious.append(boundary_iou(mask, sample.mask, sample.void))
+        self._boundary_ious.append(iou(near_contour(mask, sample.void), self._contour))
         self._masks.append(encode_mask(mask))
         self._seconds_model.append(seconds_model)
         self._seconds_total.append(seconds_model + around)

@@ -35,13 +35,16 @@ def boundary_iou(prediction: Mask, truth: Mask, void: Mask | None = None, dilati
     Returns:
         0 .. 1; 1 if both masks are empty.
     """
-    distance = max(1, round(dilation * math.hypot(*truth.shape)))
-    return iou(
-        *(_near_contour(mask if void is None else mask & ~void, distance) for mask in (prediction, truth))
-    )
+    return iou(*(near_contour(mask, void, dilation) for mask in (prediction, truth)))
 
 
-def _near_contour(mask: Mask, distance: int) -> Mask:
+def near_contour(mask: Mask, void: Mask | None = None, dilation: float = 0.02) -> Mask:
+    """Return which pixels of a mask (H, W) lie near its contour, as `boundary_iou` compares them.
+
+    A truth that many predictions are compared with needs it once.
+    """
+    distance = max(1, round(dilation * math.hypot(*mask.shape)))
+    mask = mask if void is None else mask & ~void
     eroded = cv2.erode(
         mask.astype(np.uint8), _SQUARE3, iterations=distance, borderType=cv2.BORDER_CONSTANT, borderValue=0
     )

@@ -15,17 +15,15 @@ from typing import NamedTuple
 
 from upath import UPath
 
-from mst.checkpoint import WEIGHTS, read_config, verify
 from mst.data.evaluation_sets import EVALUATION_SETS
-from mst.data.sources import SampleSet, Source, fingerprint, parse_source
+from mst.data.sources import SampleSet, Source, parse_source
 from mst.report import Evaluation, Measure
 from pipelines.cluster import Resources
-from pipelines.data_sets import read_data_set
-from pipelines.evaluate import evaluate
-from pipelines.provenance import machine, source_digest
+from pipelines.data_sets import DataSet, read_data_set
+from pipelines.evaluate import evaluate, made_by
+from pipelines.provenance import machine
 from pipelines.sharding import Protocol
-from pipelines.storage import PROJECT
-from pipelines.subjects import read_model
+from pipelines.subjects import Subject, read_model
 
 
 @dataclass(frozen=True)
@@ -108,26 +106,22 @@ def evaluate_on(checkpoint: Path, terms: Terms) -> dict[str, Evaluated]:
     Raises:
         MSTError: as `pipelines.evaluate.evaluate`.
     """
-    settings = read_config(checkpoint).eval.model_copy(update={"max_clicks": terms.max_clicks})
-    protocol, found = Protocol(eval=settings), {}
     subject = read_model(str(checkpoint), checkpoint)
+    settings = subject.eval.model_copy(update={"max_clicks": terms.max_clicks})
+    protocol, found = Protocol(eval=settings), {}
     for name, source in terms.data.items():
-        folder = terms.keep / _key(checkpoint, source, protocol, terms)
         data = read_data_set(f"{name}={source}", terms.max_objects)
+        folder = terms.keep / _key(subject, data, protocol, terms.resources)
         evaluation = evaluate(subject, data, folder, protocol, terms.resources)
         found[name] = Evaluated(evaluation, data.samples, folder)
     return found
 
 
-def _key(checkpoint: Path, source: str, protocol: Protocol, terms: Terms) -> str:
+def _key(subject: Subject, data: DataSet, protocol: Protocol, resources: Resources) -> str:
     here = machine()
     made_from = {
-        "weights": verify(checkpoint)["sha256"][WEIGHTS],
-        "code": source_digest(PROJECT),
-        "data": fingerprint([source], UPath(Path.cwd())),
-        "max_objects": terms.max_objects,
-        "protocol": protocol.about(),
+        **made_by(subject, data, protocol),
         "machine": [here["cpu"], here.get("gpu")],
-        "resources": [terms.resources.num_workers, *terms.resources.per_worker().items()],
+        "resources": [resources.num_workers, *resources.per_worker().items()],
     }
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]

@@ -63,12 +63,7 @@ def evaluate(
     Raises:
         MSTError: method or data cannot be used, or `out` holds another evaluation.
     """
-    made_from = {
-        "method": subject.identity,
-        **data.identity,
-        "source_sha256": source_digest(PROJECT),
-        **protocol.about(),
-    }
+    made_from = made_by(subject, data, protocol)
     about = {SUBJECT: subject.name, DATA_SET: data.name, **subject.about, **data.about, **made_from}
     parts = Parts(out / "parts", number_of_parts(len(data.samples), protocol), made_from)
     check_resources(resources)
@@ -87,6 +82,16 @@ def evaluate(
     return _keep(out, whole, {**about, "device": device})
 
 
+def made_by(subject: Subject, data: DataSet, protocol: Protocol) -> dict[str, str]:
+    """Return what the records of an evaluation depend on, by name, their times aside."""
+    return {
+        "method": subject.identity,
+        **data.identity,
+        "source_sha256": source_digest(PROJECT),
+        **protocol.about(),
+    }
+
+
 def _keep(out: Path, whole: Part, about: Mapping[str, str]) -> Evaluation:
     made = {**commit(PROJECT, os.environ.get(COMMIT, "")), **versions(PROJECT), **machine()}
     found = {SKIPPED: json.dumps(whole.skipped), "close_pixels": str(whole.close_pixels)}
@@ -99,19 +104,21 @@ def _keep(out: Path, whole: Part, about: Mapping[str, str]) -> Evaluation:
     return evaluation
 
 
-def report(out: Path, data_sets: Sequence[DataSet], subjects: Sequence[Subject]) -> Path:
-    """Write the report of all evaluations under `out`, and return where it is.
+def report(
+    page: Path, evaluations: Sequence[Evaluation], data_sets: Sequence[DataSet], subjects: Sequence[Subject]
+) -> None:
+    """Write the report of evaluations.
 
     Args:
-        out: that `evaluate` kept them under.
+        page: where to.
+        evaluations: all that it tells of.
         data_sets: of which objects are pictured.
         subjects: whose tokens are pictured, where they are networks with extra scales.
     """
     networks = {each.name: each.model.eval() for each in subjects if each.model and each.name != UNTRAINED}
     models = {name: model for name, model in networks.items() if model.config.patch_sizes}
     pictured = {each.name: Pictured(each.samples, models) for each in data_sets}
-    write_page(out / REPORT, read_evaluations(out), pictured)
-    return out / REPORT
+    write_page(page, evaluations, pictured)
 
 
 def show(table: Table) -> None:
@@ -215,6 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Evaluate models by the click protocol.", allow_abbrev=False)
     add_options(parser)
     arguments = parse(parser, None)
+    uri = tracking_uri() if arguments.out else ""  # a server that is away is told before the work, not after
     with tempfile.TemporaryDirectory() as folder:
         subjects = [
             read_model(text, Path(folder) / str(number)) for number, text in enumerate(arguments.model)
@@ -240,8 +248,9 @@ def main() -> None:
             ]
             show_evaluations(found)
         if arguments.out:
-            page = report(out, data_sets, subjects)
-            run_id = log_evaluation(tracking_uri(), page, read_evaluations(out))
+            page, evaluations = out / REPORT, read_evaluations(out)
+            report(page, evaluations, data_sets, subjects)
+            run_id = log_evaluation(uri, page, evaluations)
             print(f"report: {page} (MLflow run {run_id})")
 
 

@@ -5,7 +5,6 @@ of row, column and sign. Masks are COCO's compressed RLE: pycocotools decodes
 `{"size": [height, width], "counts": mask}`.
 """
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mst.clicks import Click
+from mst.data.files import written_whole
 from mst.errors import DataError
 from mst.evaluation import ObjectRecord
 
@@ -63,16 +63,8 @@ def write_records(path: Path, records: Sequence[ObjectRecord], about: Mapping[st
     """
     schema = SCHEMA.with_metadata(dict(about))
     table = pa.Table.from_pylist([asdict(each) for each in records], schema=schema)
-    writing = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(table, writing, compression="zstd")
-            writing.replace(path)
-        finally:
-            writing.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with written_whole(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def read_records(path: Path) -> Recorded:

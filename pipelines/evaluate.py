@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as ShownTable
 
 from mst.command_line import count, parse, run
+from mst.data.files import written_whole
 from mst.errors import DataError
 from mst.predictor import Effort
 from mst.records import write_records
@@ -100,7 +101,8 @@ def _keep(out: Path, whole: Part, about: Mapping[str, str]) -> Evaluation:
     evaluation = Evaluation(about[SUBJECT], about[DATA_SET], whole.records, about)
     measures = {name: measure._asdict() for name, measure in evaluation.measures.items()}
     written = {"measures": measures, "skipped": whole.skipped, "about": about}
-    (out / "summary.json").write_text(json.dumps(written, indent=2))
+    with written_whole(out / "summary.json") as file:
+        file.write_text(json.dumps(written, indent=2))
     return evaluation
 
 

@@ -218,8 +218,9 @@ def log_evaluation(uri: str, page: Path, evaluations: Sequence[Evaluation]) -> s
         evaluations: whose figures are logged, as `DATA_SET/SUBJECT/noc90` and so on.
     """
     client = MlflowClient(uri, uri)
-    found = find_run(uri, UPath(page))
-    tags = {_RUN_FOLDER: str(page), "kind": "evaluation"}
+    whole_path = UPath(page.absolute())  # another checkout has a page of the same relative path
+    found = find_run(uri, whole_path)
+    tags = {_RUN_FOLDER: str(whole_path), "kind": "evaluation"}
     run_id = (
         found.run_id
         if found

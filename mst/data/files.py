@@ -11,8 +11,8 @@ import posixpath
 import shutil
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
@@ -138,6 +138,27 @@ def upload(file: Path, to: UPath) -> None:
     else:
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, str(to))
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a local file to write to, which takes the place of `path` when all of it is there, or is gone.
+
+    The folder is made where it is missing.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    writing = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield writing
+            writing.replace(path)
+        finally:
+            writing.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or gist(error)})") from None
 
 
 def check_writable(folder: UPath) -> None:

@@ -1,7 +1,6 @@
 """The page of a report: one HTML file without anything from elsewhere."""
 
 import base64
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import cv2
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from mst.data.files import written_whole
 from mst.data.images import RGB
 from mst.data.sources import SampleSet
 from mst.errors import DataError
@@ -53,12 +53,12 @@ def write_page(path: Path, evaluations: Sequence[Evaluation], pictured: Mapping[
     """Write the report of some evaluations to a file that appears whole or not at all.
 
     Args:
-        path: of the page; its folder is there.
+        path: of the page; its folder is made where it is missing.
         evaluations: those of one data set on the same objects; the first of each is compared with the others.
         pictured: by data set; one that is missing has no pictures of objects.
 
     Raises:
-        DataError: an object cannot be read any more.
+        DataError: an object cannot be read any more, or the file cannot be written.
     """
     by_set: dict[str, list[Evaluation]] = {}
     for each in evaluations:
@@ -75,14 +75,8 @@ def write_page(path: Path, evaluations: Sequence[Evaluation], pictured: Mapping[
     page = environment.get_template(_TEMPLATE).render(
         sections=sections, paper_tables=paper_tables(evaluations), evaluations=evaluations
     )
-    writing = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        writing.write_text(page, encoding="utf-8")
-        writing.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        writing.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        file.write_text(page, encoding="utf-8")
 
 
 def _section(evaluations: Sequence[Evaluation], pictured: Pictured | None) -> _Section:

@@ -44,11 +44,17 @@ def near_contour(mask: Mask, void: Mask | None = None, dilation: float = 0.02) -
     A truth that many predictions are compared with needs it once.
     """
     distance = max(1, round(dilation * math.hypot(*mask.shape)))
+    near = np.zeros(mask.shape, bool)
     mask = mask if void is None else mask & ~void
-    eroded = cv2.erode(
-        mask.astype(np.uint8), _SQUARE3, iterations=distance, borderType=cv2.BORDER_CONSTANT, borderValue=0
-    )
-    return np.asarray(mask & (eroded == 0))
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    if width and height:
+        box = np.s_[top : top + height, left : left + width]  # beyond it is background, as beyond the image
+        inside = mask[box].astype(np.uint8)
+        eroded = cv2.erode(
+            inside, _SQUARE3, iterations=distance, borderType=cv2.BORDER_CONSTANT, borderValue=0
+        )
+        near[box] = inside > eroded
+    return near
 
 
 def number_of_clicks(ious: Sequence[float], target: float, max_clicks: int) -> int:

@@ -1,5 +1,6 @@
 """Masks of pixels to run lengths, and to annotations."""
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -9,7 +10,8 @@ from mst.data.annotations import ObjectAnnotation
 
 def encode_mask(mask: Mask) -> bytes:
     """Return the run lengths of a mask (H, W): COCO's compressed RLE, without its size."""
-    return bytes(coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"])
+    by_columns = cv2.transpose(mask.astype(np.uint8)).T  # faster than np.asfortranarray
+    return bytes(coco_mask.encode(by_columns)["counts"])
 
 
 def decode_mask(counts: bytes, height: int, width: int) -> Mask:

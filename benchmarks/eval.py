@@ -4,8 +4,8 @@
 
 `overhead_ms_per_click` is the time that a click takes outside of the network, on one thread at 480 x 854: its
 choice, crop, paste and the comparison with the truth. Noisy truth answers in the network's place, so that
-objects take several clicks; it is processor time, the least of several rounds, since what others do on a shared
-machine only adds to it.
+objects take several clicks; it is processor time, the least of several rounds, since what others do on a
+shared machine only adds to it.
 `batched_over_single` compares eight objects at a time with one at a time on two cores,
 `two_actors_over_one` the two Ray actors of `pipelines/evaluate.py` with one, a core each; both with MST-small
 at 448, without the time to start.

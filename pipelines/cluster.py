@@ -39,6 +39,11 @@ class Resources:
         """Workers without which there is no training."""
         return self.min_workers or self.num_workers
 
+    @property
+    def is_single(self) -> bool:
+        """Whether there is one worker alone, with nothing to share."""
+        return self.num_workers == 1
+
     def per_worker(self) -> dict[str, float]:
         """Return what a worker takes of a cluster, by Ray's names."""
         return {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker if self.use_gpu else 0}

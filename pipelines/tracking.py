@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 from mlflow import MlflowClient
@@ -22,10 +22,12 @@ from mst.config import Config
 from mst.data.images import RGB
 from mst.errors import ServerError
 from mst.overrides import flatten
-from mst.report import Evaluation
 from mst.training.checkpoints import Saved, opened
 from pipelines.provenance import LONGEST_TAG, provenance
 from pipelines.storage import PROJECT, absolute, check_outlives_job
+
+if TYPE_CHECKING:  # it would bring plots and pages into every worker
+    from mst.report import Evaluation
 
 EXPERIMENT = "mst"
 
@@ -209,7 +211,7 @@ def find_run(uri: str, folder: UPath) -> TrackedRun | None:
     return TrackedRun(uri, found[0].info.run_id) if found else None
 
 
-def log_evaluation(uri: str, page: Path, evaluations: Sequence[Evaluation]) -> str:
+def log_evaluation(uri: str, page: Path, evaluations: Sequence["Evaluation"]) -> str:
     """Keep an evaluation's report and figures in a run of its own, and return the run's id.
 
     Args:

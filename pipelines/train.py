@@ -9,10 +9,11 @@ A run that is started again under the same name goes on from its last checkpoint
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
@@ -21,6 +22,7 @@ from upath import UPath
 from mst.checkpoint import initialize
 from mst.command_line import count, parse, run
 from mst.config import Config
+from mst.data.sampler import Shard
 from mst.data.sources import check_sources
 from mst.errors import CheckpointError, ConfigError, ImageError, MSTError, TrainingError
 from mst.model import MST
@@ -32,9 +34,9 @@ from pipelines.command_line import add_settings, config_of
 from pipelines.progress import shown
 from pipelines.storage import absolute_paths, run_folder
 from pipelines.tracking import TrackedRun, open_run, plainly, run_of, tracking_uri
-from pipelines.worker import train_worker
+from pipelines.worker import train_share, train_worker
 
-_LASTING = (ConfigError, CheckpointError, ImageError, TrainingError)
+LASTING = (ConfigError, CheckpointError, ImageError, TrainingError)
 """Errors that another try would meet again; a `DataError` may come of a store that was away."""
 
 
@@ -55,6 +57,7 @@ def train_driver(
     uri: str,
     board: ActorHandle | None = None,
     callbacks: Sequence[UserCallback] = (),
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
     parent: str | None = None,
     allow_change: bool = False,
 ) -> Trained:
@@ -69,6 +72,8 @@ def train_driver(
         uri: of the MLflow server.
         board: told of the progress (`pipelines.progress`).
         callbacks: of Ray Train.
+        on_epoch: given each validation's figures; this process is the only worker then, on its own
+            cores or GPU, where Ray Train would start two more processes. A failure is not tried again.
         parent: id of the MLflow run that this one is part of.
         allow_change: whether a run may go on with other settings than it began with.
 
@@ -89,7 +94,18 @@ def train_driver(
         tracked = open_run(uri, folder, config, parent=parent)
     try:
         if not is_trained:
-            _fit(config, folder, resources, tracked, board, callbacks)
+            options = {
+                "config": config.model_dump(mode="json"),
+                "run": folder,
+                "tracked": tuple(tracked),
+                "threads": resources.cpus_per_worker,
+                "board": board,
+            }
+            if on_epoch:
+                device = torch.device("cuda" if resources.use_gpu else "cpu")
+                train_share(options, Shard(0, 1), device, on_epoch)
+            else:
+                _fit(folder.name, options, resources, callbacks)
         checkpoint = best(folder).path
         tracked.log_checkpoint(checkpoint)
     except BaseException as error:
@@ -147,14 +163,7 @@ def check_request(
     return found, changed
 
 
-def _fit(
-    config: Config,
-    folder: UPath,
-    resources: Resources,
-    tracked: TrackedRun,
-    board: ActorHandle | None,
-    callbacks: Sequence[UserCallback],
-) -> None:
+def _fit(name: str, options: dict[str, Any], resources: Resources, callbacks: Sequence[UserCallback]) -> None:
     """Let Ray Train run the workers, as often as it takes.
 
     The checkpoints are ours (`mst.training.checkpoints`): they count as soon as they are written, whether or
@@ -165,20 +174,14 @@ def _fit(
     with tempfile.TemporaryDirectory(prefix="ray-") as scratch:  # for files of Ray's that nothing depends on
         TorchTrainer(
             train_worker,
-            train_loop_config={
-                "config": config.model_dump(mode="json"),
-                "run": folder,
-                "tracked": tuple(tracked),
-                "threads": resources.cpus_per_worker,
-                "board": board,
-            },
+            train_loop_config=options,
             scaling_config=ScalingConfig(
                 num_workers=resources.num_workers if resources.min_workers is None else elastic,  # type: ignore[arg-type]  # mypy sees Train V1's classes
                 use_gpu=resources.use_gpu,
                 resources_per_worker=resources.per_worker(),
             ),
             run_config=RunConfig(
-                name=folder.name,
+                name=name,
                 storage_path=scratch,
                 failure_config=FailureConfig(
                     max_failures=resources.max_failures,
@@ -195,7 +198,7 @@ class StopAtLastingErrors(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise the first such error of a worker, which ends the controller."""
         for error in worker_exceptions.values():
-            if isinstance(error, _LASTING):
+            if isinstance(error, LASTING):
                 raise error
 
 

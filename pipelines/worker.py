@@ -1,5 +1,6 @@
 """What each Ray worker of a training does."""
 
+from collections.abc import Callable
 from typing import Any
 
 import ray.train
@@ -20,15 +21,29 @@ def train_worker(options: dict[str, Any]) -> None:
     """Train this worker's share; Ray Train calls it on every worker, and again after a failure.
 
     Args:
+        options: as `train_share` takes them.
+    """
+    context = ray.train.get_context()
+    shard = Shard(context.get_world_rank(), context.get_world_size())
+    train_share(options, shard, ray.train.torch.get_device(), ray.train.report)
+
+
+def train_share(
+    options: dict[str, Any], shard: Shard, device: torch.device, tell: Callable[[dict[str, float]], None]
+) -> None:
+    """Train one worker's share, from the run's newest checkpoint on.
+
+    Args:
         options: `config` as plain data, `run` (its folder), `tracked` (a `TrackedRun`), `threads` for each
             worker, and the `board` that shows progress, or None.
+        shard: which share it is.
+        device: to train on.
+        tell: given each validation's figures.
     """
     torch.set_num_threads(options["threads"])
     config, run = from_dict(options["config"]), options["run"]
-    context = ray.train.get_context()
-    shard = Shard(context.get_world_rank(), context.get_world_size())
     tracked = TrackedRun(*options["tracked"])
-    state, origin = start(config, _checkpoint_to_go_on_from(run, shard), ray.train.torch.get_device())
+    state, origin = start(config, _checkpoint_to_go_on_from(run, shard), device)
     state.run_id = tracked.run_id
     training_set, validation = read_data(config)
     for _ in validation_share(validation, config, shard):
@@ -42,7 +57,7 @@ def train_worker(options: dict[str, Any]) -> None:
             if report.is_checkpoint:
                 save(run, state, config, report.metrics if isinstance(report, EpochReport) else {})
         if isinstance(report, EpochReport):
-            ray.train.report(report.metrics)
+            tell(report.metrics)
 
 
 def _checkpoint_to_go_on_from(run: UPath, shard: Shard) -> UPath | None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,48 @@ def test_a_limit_ends_a_sweep_that_can_be_resumed(cluster, config, folder):
     assert reached is None
     assert [each.state for each in trials] == ["finished"] * 3
     assert [each.validations for each in trials] == [4, 4, 4]
+
+
+def dying(folder):
+    """Such a trial, whose process dies after two validations, each time that there is no such file yet."""
+    climb = climbing()
+
+    def live(proposal):
+        died = folder / tune.get_context().get_trial_id()
+        if proposal["epochs told"] or died.exists():
+            climb(proposal)
+            return
+        died.touch()
+        for epoch in (1, 2):
+            tune.report({"epoch": epoch, "val_iou": 0.5})
+        os._exit(1)
+
+    return live
+
+
+def test_a_trial_whose_process_dies_goes_on(cluster, config, folder, tmp_path):
+    config = override(config, {"train.epochs": 4})
+    space = {"loss.alpha": {"uniform": (0.1, 0.9)}}
+    plan = planned(config, space, 3, scheduler="none")
+    view = quiet(plan)
+    trials, _ = explore(plan, folder, Limits(), view, dying(tmp_path))
+    assert [each.state for each in trials] == ["finished"] * 3
+    assert [each.validations for each in trials] == [4, 4, 4]
+    assert "trial_000: will be tried again: its process died" in view._console.file.getvalue()
+    again = folder.with_name("again")
+    again.mkdir()
+    once = replace(plan, trials=1, resources=Resources(max_failures=0))
+    (trial,), _ = explore(once, again, Limits(), view, lambda _: os._exit(1))
+    assert (trial.state, trial.failure) == ("failed", "its process died; was the machine out of memory?")
+    assert all_cores_are_free()
+
+
+def test_trials_of_several_workers(cluster, registry, config, folder):
+    plan = planned(config, {"model.k_ratio": {"choice": (0.1, 0.5)}}, 2, search="grid", scheduler="none")
+    trials = swept(replace(plan, resources=Resources(num_workers=2)), folder, registry)
+    assert [(each.state, each.validations) for each in trials] == [("finished", plan.epochs)] * 2
+    assert {each.info.status for each in children(registry, folder).values()} == {"FINISHED"}
+    assert all_cores_are_free()
 
 
 def test_the_winner_is_trained_on_and_tested_on_held_out_data(

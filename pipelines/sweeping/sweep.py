@@ -1,6 +1,7 @@
 """A sweep: proposals, schedulers, budget and record around Ray Tune."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 import ray
 from ray import cloudpickle, tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from upath import UPath
@@ -24,12 +25,14 @@ from pipelines.sweeping.search import TOLD, Proposals
 from pipelines.sweeping.table import View
 from pipelines.sweeping.trial import TAKEOVER, run_trial
 from pipelines.tracking import TrackedRun, close_children
+from pipelines.train import LASTING
 
 Trainable = Callable[[dict[str, Any]], None]
 
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails is named in a line of ours
 
 _TRIAL_MEMORY = 2**20  # bytes; Ray Tune refuses a trial that asks for nothing
+_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 _SCRATCH = ".ray"  # what Ray Tune writes into a sweep's folder; nothing depends on it
 
 
@@ -77,33 +80,55 @@ def explore(
             f"pbt trains its trials side by side: {plan.trials} of them do not fit into a cluster with room "
             f"for {concurrent}; give --trials {concurrent}, or fewer resources to each"
         )
-    decides = scheduler(plan)
-    replay(decides, plan, record.trials())
     budget = Budget(plan, limits, record)
-    recorder = Recorder(plan, record, budget, view)
+    view.show(record.trials())
+    os.environ[_PENDING] = str(concurrent)  # Ray Tune starts one process after the other by default
+    # Ray Train's workers are tried again by Ray Train; a process that was the worker itself is, by resuming.
+    retries = plan.resources.max_failures if plan.resources.is_single else 0
+    for left in reversed(range(1 + retries)):
+        recorder = Recorder(plan, record, budget, view, is_tried_again=left > 0)
+        proposals = Proposals(plan, record, concurrent, recorder.on_infeasible)
+        decides = scheduler(plan)
+        replay(decides, plan, record.trials())
+        _run(
+            plan,
+            folder,
+            trainable,
+            search_alg=proposals,
+            scheduler=decides,
+            stop=budget,
+            callbacks=[recorder],
+        )
+        unfinished = {each.number for each in record.trials() if each.state == "running"}
+        if not recorder.lost or unfinished != recorder.lost or not proposals.is_finished():
+            break
+    return record.trials(), budget.reached
+
+
+def _run(plan: Plan, folder: UPath, trainable: Trainable, **options: Any) -> None:
+    """Let Ray Tune try all that is proposed; `options` are those of `tune.run`."""
     scratch = folder / _SCRATCH
     remove(scratch)
-    view.show(record.trials())
+    # A trial with workers of its own only waits: were it to ask for a core, they might never get theirs.
+    waiting: dict[str, float] = {"memory": _TRIAL_MEMORY}
+    taken = plan.resources.per_worker() if plan.resources.is_single else waiting
     try:
         with warnings.catch_warnings():
-            # Ray advises population-based training to keep a trial's process, which trains on until it ends.
+            # Ray advises population-based training to keep a trial's process, which is not always possible.
             warnings.simplefilter("ignore", UserWarning)
             # Not Ray's `Tuner`, which pickles everything to resume from that: the record is for that.
             tune.run(
-                # A trial only waits for its workers: were it to ask for a core, they might never get theirs.
-                tune.with_resources(trainable, {"memory": _TRIAL_MEMORY}),
+                tune.with_resources(trainable, taken),
                 name=folder.name,
-                search_alg=Proposals(plan, record, concurrent, recorder.on_infeasible),
-                scheduler=decides,
-                stop=budget,
-                callbacks=[recorder],
                 storage_path=str(scratch),
+                # What waits for workers cannot be stopped without its process.
+                reuse_actors=plan.resources.is_single,
                 verbose=0,
                 raise_on_failed_trial=False,
+                **options,
             )
     finally:
         remove(scratch)
-    return record.trials(), budget.reached
 
 
 class Recorder(Callback):
@@ -114,10 +139,16 @@ class Recorder(Callback):
         record: of its trials.
         budget: told when something was spent.
         view: shows the record.
+        is_tried_again: whether a trial that was lost is not given up yet.
     """
 
-    def __init__(self, plan: Plan, record: Record, budget: Budget, view: View) -> None:
+    def __init__(
+        self, plan: Plan, record: Record, budget: Budget, view: View, *, is_tried_again: bool = False
+    ) -> None:
         self._plan, self._record, self._budget, self._view = plan, record, budget, view
+        self._is_tried_again = is_tried_again
+        self.lost = set[int]()
+        """Numbers of the trials whose process ended, or that met what another try may not meet."""
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial has begun, or goes on."""
@@ -148,9 +179,13 @@ class Recorder(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial has failed."""
         error = _cause(_error(trial))
+        reason = _reason(error)
+        if self._is_tried_again and not isinstance(error, LASTING):
+            self.lost.add(_number(trial))
+            self._view.note(f"{trial.trial_id}: will be tried again: {reason}")
+            return
         is_of_settings = isinstance(error, ConfigError | TrainingError)
-        lines = str(error or "").strip().splitlines() or [f"{type(error).__name__}, see Ray's logs"]
-        self._record.fail(_number(trial), lines[-1], is_of_settings=is_of_settings)
+        self._record.fail(_number(trial), reason, is_of_settings=is_of_settings)
         self._view.show(self._record.trials(), failed=_number(trial))
 
     def on_infeasible(self, trial: TrialRecord) -> None:
@@ -172,6 +207,14 @@ def _cause(error: BaseException | None) -> BaseException | None:
             break
         error = behind
     return error
+
+
+def _reason(error: BaseException | None) -> str:
+    """What a trial failed of, in a line."""
+    if isinstance(error, RayActorError):
+        return "its process died; was the machine out of memory?"
+    lines = str(error or "").strip().splitlines()
+    return lines[-1] if lines else f"{type(error).__name__}, see Ray's logs"
 
 
 def _number(trial: Trial) -> int:

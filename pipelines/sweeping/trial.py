@@ -1,11 +1,16 @@
-"""One trial of a sweep: training's own driver, in a process that Ray Tune starts."""
+"""One trial of a sweep: training's own driver, in a process that Ray Tune starts.
+
+With one worker the process is that worker: Ray Tune gives it its cores or GPU, and keeps it for further
+trials. With several it waits for them.
+"""
 
 import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,16 +62,21 @@ def run_trial(proposal: dict[str, Any], plan: Plan, folder: UPath, parent: Track
         _tell_what_is_new(run, told)
     if _is_over(run, parent.uri):
         return
-    with _forwarded(run if is_population else None, takeover) as callback:
-        train_driver(
-            config,
-            run,
-            plan.resources,
-            uri=parent.uri,
-            callbacks=[callback],
-            parent=parent.run_id,
-            allow_change=is_population,
-        )
+    tell = partial(_tell, run=run if is_population else None, takeover=takeover)
+    train = partial(
+        train_driver,
+        config,
+        run,
+        plan.resources,
+        uri=parent.uri,
+        parent=parent.run_id,
+        allow_change=is_population,
+    )
+    if plan.resources.is_single:
+        train(on_epoch=tell)
+        return
+    with _forwarded(tell) as callback:
+        train(callbacks=[callback])
 
 
 def _tell_what_is_new(run: UPath, told: int) -> None:
@@ -109,18 +119,19 @@ class _Forward(UserCallback):
 
 
 @contextmanager
-def _forwarded(run: UPath | None, takeover: Takeover | None) -> Iterator[UserCallback]:
-    """Report what a training reports, as long as the block runs, and all of it before the block is left.
+def _forwarded(tell: Callable[[dict[str, Any]], None]) -> Iterator[UserCallback]:
+    """Tell what workers report, as long as the block runs, and all of it before the block is left.
 
     Ray's own `TuneReportCallback` reports no checkpoint, without which population-based training has nothing
     to exploit.
-
-    Args:
-        run: folder of the run, whose address is reported with each validation; None for none.
-        takeover: reported with each validation; None for none.
     """
     queue = Queue(actor_options={"num_cpus": 0})
-    teller = threading.Thread(target=_tell, args=(queue, run, takeover), daemon=True)
+
+    def pass_on() -> None:
+        while (metrics := queue.get()) is not None:
+            tell(metrics)
+
+    teller = threading.Thread(target=pass_on, daemon=True)
     teller.start()
     try:
         yield _Forward(queue)
@@ -130,16 +141,22 @@ def _forwarded(run: UPath | None, takeover: Takeover | None) -> Iterator[UserCal
         queue.shutdown()
 
 
-def _tell(queue: Queue, run: UPath | None, takeover: Takeover | None) -> None:
-    while (metrics := queue.get()) is not None:
-        metrics = {**metrics, **({TAKEOVER: list(takeover)} if takeover else {})}
-        if run is None:
-            tune.report(metrics)
-            continue
-        with tempfile.TemporaryDirectory() as written:
-            address = Address(str(run), int(metrics["epoch"]))
-            Path(written, _ADDRESS).write_text(json.dumps(address._asdict()))
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(written))
+def _tell(metrics: dict[str, Any], run: UPath | None, takeover: Takeover | None) -> None:
+    """Report a validation to Ray Tune.
+
+    Args:
+        metrics: its figures.
+        run: folder of the run, whose address is reported too; None for none.
+        takeover: reported with it; None for none.
+    """
+    metrics = {**metrics, **({TAKEOVER: list(takeover)} if takeover else {})}
+    if run is None:
+        tune.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as written:
+        address = Address(str(run), int(metrics["epoch"]))
+        Path(written, _ADDRESS).write_text(json.dumps(address._asdict()))
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(written))
 
 
 def _read(checkpoint: tune.Checkpoint) -> Address:

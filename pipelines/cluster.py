@@ -10,11 +10,11 @@ import ray
 from ray._private.state import state
 from ray.util import get_node_ip_address
 
-from mst.errors import ConfigError
+from mst.errors import ConfigError, ServerError
 
 _ADDRESS = "RAY_ADDRESS"
 _GCS_PORT = "RAY_GCS_SERVER_PORT"
-
+_PATIENCE = 10.0  # seconds that a cluster has to say that it is there
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _NODE_START_SECONDS = "1800"  # until a cloud's GPU machine is up and set up
@@ -93,8 +93,12 @@ def connect(num_cpus: int | None = None) -> None:
 
     Args:
         num_cpus: of a cluster that is started; by default the machine's.
+
+    Raises:
+        ServerError: no cluster answers there.
     """
     if os.environ.get(_ADDRESS):
+        _check_answers(os.environ[_ADDRESS])
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
         return
     with socket.socket() as free:
@@ -106,3 +110,17 @@ def connect(num_cpus: int | None = None) -> None:
         ray.init("local", num_cpus=num_cpus, logging_level=logging.ERROR, log_to_driver=False)
     finally:  # the cluster's processes have them; another cluster of this process must not
         del os.environ[_GCS_PORT], os.environ[_ADDRESS]
+
+
+def _check_answers(address: str) -> None:
+    """Refuse the address of a cluster that is not there: Ray would look for it for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # a name, such as "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except OSError as error:
+        raise ServerError(
+            f"no Ray cluster answers at {_ADDRESS}={address} ({error}); start it (docs/cluster.md), or unset "
+            f"{_ADDRESS} to use this machine"
+        ) from None

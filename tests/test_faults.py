@@ -6,11 +6,11 @@ from mlflow import MlflowClient
 from ray.train import WorkerGroupError
 from upath import UPath
 
-from mst.errors import ConfigError, DataError, TrainingError
+from mst.errors import ConfigError, DataError, ServerError, TrainingError
 from mst.overrides import override
 from mst.training.checkpoints import newest, saved
 from pipelines import train as driver
-from pipelines.cluster import Resources
+from pipelines.cluster import Resources, connect
 from pipelines.tracking import find_run
 from pipelines.train import check_request, train_driver
 
@@ -96,3 +96,9 @@ def test_a_worker_that_ray_killed_for_its_memory_names_the_settings():
 def test_another_failure_of_a_worker_stays_what_it_is():
     error = WorkerGroupError("failed", {1: RuntimeError("something else")})
     assert driver._cause(error) is error
+
+
+def test_a_cluster_that_is_not_there_is_named_at_once(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ServerError, match=r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1 .*refused"):
+        connect()

@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-BENCHMARKS := $(filter-out harness index_cost lease plain_loader public_baseline,$(basename $(notdir $(wildcard benchmarks/[a-z]*.py))))
+CLIENTS := $(patsubst tests/clients/%.txt,.venv-clients/%/.ready,$(wildcard tests/clients/*.txt))
+BENCHMARKS := $(filter-out harness index_cost lease plain_loader public_baseline serving,$(basename $(notdir $(wildcard benchmarks/[a-z]*.py))))
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,6 +25,15 @@ test: $(READY) ## run the tests
 .PHONY: test-page
 test-page: $(READY) ## click on the page in a real browser (needs Chromium: apt-get install chromium)
 	$(BIN)/python -m pytest -m browser
+
+.venv-clients/%/.ready: tests/clients/%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+.PHONY: test-clients
+test-clients: $(READY) $(CLIENTS) ## let CVAT, Label Studio, X-AnyLabeling and Triton click: some minutes, 3 GB
+	$(BIN)/python -m pytest -m clients
 
 .PHONY: test-cluster
 test-cluster: $(READY) ## submit a job to a real Ray cluster on this machine
@@ -66,8 +76,8 @@ bench-%: $(READY) ## run one benchmark; its results are in out/bench/
 	$(BIN)/python -m benchmarks.$*
 
 .PHONY: clean
-clean: ## remove .venv, out/ and caches; keeps data/, runs/ and mlruns/
-	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+clean: ## remove .venv, .venv-clients, out/ and caches; keeps data/, runs/ and mlruns/
+	rm -rf .venv .venv-clients out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .PHONY: help
 help: ## list the targets

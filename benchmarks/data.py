@@ -46,6 +46,7 @@ from mst.data.scenes import draw_scene, shipped_photos
 from mst.data.sources import read_records
 from mst.data.training_set import TrainingSet
 from mst.overrides import override
+from pipelines.cluster import free_port
 
 ANNOTATIONS = "annotations/instances_train2017.json"
 HEIGHT, WIDTH = 480, 640
@@ -227,9 +228,7 @@ def random_case(rng: np.random.Generator) -> tuple[Mask, Mask, Mask | None, list
 @contextmanager
 def bucket() -> Iterator[UPath]:
     """A bucket of a local S3 server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.environ.update(

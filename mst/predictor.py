@@ -154,12 +154,18 @@ def forward(model: MST, crops: Sequence[Crop], *, flip: bool = False) -> list[Pr
     return [np.asarray(each, np.float32) for each in probabilities]
 
 
-def outputs(model: MST, crops: Sequence[Crop]) -> Output:
-    """Run the network on several crops at once, for all that it returns; it must be in evaluation mode."""
+def outputs(model: MST, crops: Sequence[Crop], slots: int = 0) -> Output:
+    """Run the network on several crops at once, for all that it returns; it must be in evaluation mode.
+
+    Args:
+        model: the network.
+        crops: what it reads.
+        slots: least click rows of each sample, for inputs of one shape whatever the number of clicks.
+    """
     device = model.mean.device
     image = torch.from_numpy(np.stack([crop.image for crop in crops])).to(device)
     prev_mask = torch.from_numpy(np.stack([crop.prev_mask for crop in crops])).to(device)
-    slots = max(len(crop.clicks) for crop in crops)
+    slots = max(slots, *(len(crop.clicks) for crop in crops))
     clicks = click_tensor([crop.clicks for crop in crops], slots).to(device)
     output: Output = model(image.permute(0, 3, 1, 2).float() / 255, clicks, prev_mask[:, None])
     return output

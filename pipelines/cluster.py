@@ -101,15 +101,20 @@ def connect(num_cpus: int | None = None) -> None:
         _check_answers(os.environ[_ADDRESS])
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
         return
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    port = free_port("")
     os.environ[_GCS_PORT] = str(port)
     os.environ[_ADDRESS] = f"{get_node_ip_address()}:{port}"
     try:
         ray.init("local", num_cpus=num_cpus, logging_level=logging.ERROR, log_to_driver=False)
     finally:  # the cluster's processes have them; another cluster of this process must not
         del os.environ[_GCS_PORT], os.environ[_ADDRESS]
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nothing listens on now; "" is all of this machine's addresses."""
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])
 
 
 def _check_answers(address: str) -> None:

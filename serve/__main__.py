@@ -13,8 +13,9 @@ import ray
 from pydantic import ValidationError
 from ray import serve
 
-from mst.errors import MSTError
+from mst.errors import ConfigError, MSTError
 from serve.app import build
+from serve.keys import VARIABLE, is_loopback, read_keys
 from serve.registry import fetch_model, pin
 from serve.settings import ServeSettings
 
@@ -36,9 +37,9 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         settings = ServeSettings(**{name: value for name, value in arguments.items() if value is not None})
+        _check_host(host, settings)
         with tempfile.TemporaryDirectory() as folder:  # an early and plain word if there is no such model
-            settings = pin(settings)
-            _, info = fetch_model(settings, Path(folder))
+            _, info = fetch_model(pin(settings), Path(folder))
     except MSTError as error:
         sys.exit(f"error: {error}")
     except ValidationError as error:
@@ -49,7 +50,7 @@ def main() -> None:
     # Without an address Ray would also try the last cluster that was started here, alive or not.
     address = None if os.environ.get("RAY_ADDRESS") else "local"
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
-    serve.start(http_options={"host": host, "port": port})
+    serve.start(http_options={"host": host, "port": port, "request_timeout_s": 2 * settings.deadline_seconds})
     serve.run(build(settings), name=_APPLICATION, logging_config={"log_level": "WARNING"})
     print(f"serving {info.name} version {info.version} at http://{host}:{port}, API at /docs", flush=True)
     for stop in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
@@ -60,6 +61,20 @@ def main() -> None:
     except KeyboardInterrupt:
         if address is None:  # a cluster of others goes on; our own ends with this process
             serve.delete(_APPLICATION)
+
+
+def _check_host(host: str, settings: ServeSettings) -> None:
+    """Refuse to let others in without keys, unless that is what was asked for.
+
+    Raises:
+        ConfigError: the address is not this machine's alone, and there are no keys.
+    """
+    keys = read_keys(settings.api_keys, os.environ)
+    if not keys and not settings.allow_anonymous and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host} lets others in, and there are no API keys: set {VARIABLE} or --api-keys FILE; "
+            "--allow-anonymous true serves everybody"
+        )
 
 
 if __name__ == "__main__":

@@ -1,54 +1,76 @@
-"""The HTTP interface: checks what comes in, asks the segmenter, encodes what goes out."""
+"""The HTTP interface: checks what comes in, asks the core, encodes what goes out."""
 
 import asyncio
 import base64
 import binascii
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from ray.exceptions import RayError
+from prometheus_client import CONTENT_TYPE_LATEST
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 
 from mst import __version__
-from mst.clicks import Click
+from mst.clicks import Click, Mask
 from mst.data.images import RGB
-from mst.errors import ImageError, ImageTooLargeError
-from serve.encoding import encode
-from serve.limits import LimitBody
-from serve.registry import ModelInfo
-from serve.schemas import ClickIn, ImageInfo, MaskReply, MaskRequest, SegmentRequest, Timing
-from serve.segmenter import Description
-from serve.session import Sessions
+from mst.errors import ClickError, MSTError
+from mst.zoom import Box
+from serve.core import Core, Options, Segmentation, StoredImage
+from serve.encoding import decode_png, decode_rle, encode, probability_png, text
+from serve.errors import OverloadedError, message_of, status_of
+from serve.keys import Keys
+from serve.limits import Gate
+from serve.protocols import routers
+from serve.schemas import (
+    RLE,
+    ClickIn,
+    ImageInfo,
+    MaskReply,
+    MaskRequest,
+    ObjectsReply,
+    ObjectsRequest,
+    Ready,
+    SegmentRequest,
+    Timing,
+    TokensOut,
+)
+from serve.settings import ServeSettings
 
 _WEB = Path(__file__).parent / "web"
 _IMAGE_BODY = {"requestBody": {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
+_READY_SECONDS = 2
+_PAGE_HEADERS = {  # it needs nothing from elsewhere, and nobody may put it into a page of his own
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; base-uri 'none'; "
+    "object-src 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
 
-Describe = Callable[[], Awaitable[Description]]
+Alias = Annotated[str | None, Header(alias="X-Model-Alias", max_length=100)]
+Where = tuple[str | int, ...]
 
 
 class Handlers:
     """What answers the requests.
 
     Args:
-        sessions: images and predictions.
-        describe: asks the segmenter which model it holds.
+        core: images and predictions.
     """
 
-    def __init__(self, sessions: Sessions, describe: Describe) -> None:
-        self._sessions, self._ask = sessions, describe
-        self._model: Description | None = None
+    def __init__(self, core: Core) -> None:
+        self._core = core
 
     async def page(self) -> FileResponse:
         """Return the page on which a person clicks."""
-        return FileResponse(_WEB / "index.html")
+        return FileResponse(_WEB / "index.html", headers=_PAGE_HEADERS)
 
     async def icon(self) -> FileResponse:
         """Return the page's icon."""
@@ -58,80 +80,102 @@ class Handlers:
         """Answer as long as this process lives."""
         return {"status": "ok"}
 
-    async def ready(self) -> ModelInfo:
-        """Answer which model is served, once it can answer clicks."""
+    async def ready(self) -> Ready:
+        """Answer which model is served, once it can answer clicks, and which new version cannot be."""
         try:
-            return (await asyncio.wait_for(self._ask(), timeout=2)).info  # asked anew: it may have died
-        except (TimeoutError, RayServeException, RayError) as error:
+            description, rejected = await asyncio.wait_for(self._core.describe(), _READY_SECONDS)
+        except (TimeoutError, RayServeException, RayError, MSTError) as error:
             raise HTTPException(503, "the model is not loaded") from error
+        return Ready(**description.info.model_dump(), rejected=rejected)
+
+    async def metrics(self) -> Response:
+        """Return counts and times for Prometheus."""
+        return Response(self._core.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def put_image(self, request: Request) -> ImageInfo:
         """Store an image, the body of the request; the same image always has the same id."""
-        image_id, image = await self._sessions.add_image(await request.body())
-        return ImageInfo(image_id=image_id, width=image.shape[1], height=image.shape[0])
+        stored = await self._core.add_image(await request.body())
+        height, width = stored.pixels.shape[:2]
+        return ImageInfo(image_id=stored.image_id, width=width, height=height)
 
-    async def mask_of_image(self, image_id: str, body: MaskRequest) -> MaskReply:
+    async def mask_of_image(self, image_id: str, body: MaskRequest, alias: Alias = None) -> MaskReply:
         """Return the mask of the object that the clicks mean, on a stored image."""
         start = time.perf_counter()
-        image = await self._sessions.image(image_id)
-        if image is None:
-            raise HTTPException(404, f"no image '{image_id}'; store it with POST /v1/images")
-        return await self._mask(image_id, image, body, start)
+        return await self._mask(await self._core.image(image_id), body, alias, start)
 
-    async def segment(self, body: SegmentRequest) -> MaskReply:
+    async def masks_of_image(self, image_id: str, body: ObjectsRequest, alias: Alias = None) -> ObjectsReply:
+        """Return the masks of several objects of a stored image."""
+        start = time.perf_counter()
+        stored = await self._core.image(image_id)
+        masks = [
+            self._mask(stored, each, alias, start, ("objects", number))
+            for number, each in enumerate(body.objects)
+        ]
+        return ObjectsReply(masks=await asyncio.gather(*masks))
+
+    async def segment(self, body: SegmentRequest, alias: Alias = None) -> MaskReply:
         """Return the mask of the object that the clicks mean, on the image in the request."""
         start = time.perf_counter()
         try:
             data = base64.b64decode(body.image, validate=True)
-        except binascii.Error:
+        except (binascii.Error, ValueError):
             raise _invalid("image", "not base64") from None
-        image_id, image = await self._sessions.add_image(data)
-        return await self._mask(image_id, image, body, start)
+        return await self._mask(await self._core.add_image(data), body, alias, start)
 
-    async def _mask(self, image_id: str, image: RGB, body: MaskRequest, start: float) -> MaskReply:
-        clicks = _clicks_on(image, body.clicks)
-        model = await self._describe()
-        prediction, seconds = await self._sessions.predict(image_id, image, clicks, model)
-        threshold = model.eval.threshold
-        mask = await asyncio.to_thread(encode, prediction.mask(threshold), body.format)
-        total = time.perf_counter() - start
-        return MaskReply(
-            mask=mask,
-            score=prediction.score(threshold),
-            model=model.info,
-            timing_ms=Timing(model=round(1000 * seconds, 2), total=round(1000 * total, 2)),
+    async def _mask(
+        self, stored: StoredImage, body: MaskRequest, alias: str | None, start: float, where: Where = ()
+    ) -> MaskReply:
+        clicks = _clicks_on(stored.pixels, body, where)
+        prior = (
+            await asyncio.to_thread(_prior, stored.pixels, body, where) if body.prior is not None else None
         )
+        box = Box(body.box[1], body.box[0], body.box[3], body.box[2]) if body.box else None
+        options = Options(body.threshold, box, prior, alias, body.tokens)
+        found = await self._core.segment(stored.image_id, clicks, options)
+        with self._core.metrics.stage("encode"):
+            return await asyncio.to_thread(_reply, found, body, start)
 
-    async def _describe(self) -> Description:
-        if self._model is None:
-            self._model = await self._ask()
-        return self._model
 
-
-def build_api(handlers: Handlers, max_bytes: int) -> FastAPI:
+def build_api(core: Core, settings: ServeSettings, keys: Keys) -> FastAPI:
     """Route requests to their handlers.
 
     Args:
-        handlers: what answers.
-        max_bytes: of a request's body.
+        core: what answers.
+        settings: of the server.
+        keys: who may ask.
     """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        keeper = asyncio.create_task(core.keep())
+        yield
+        keeper.cancel()
+
+    handlers = Handlers(core)
     app = FastAPI(
         title="MST: click-based interactive segmentation",
         version=__version__,
         description="Store an image, send the list of clicks on an object, get its mask.",
+        lifespan=lifespan,
     )
     get, post = partial(app.add_api_route, methods=["GET"]), partial(app.add_api_route, methods=["POST"])
     get("/", handlers.page, include_in_schema=False)
     get("/favicon.ico", handlers.icon, include_in_schema=False)
+    get("/metrics", handlers.metrics, include_in_schema=False)
     get("/healthz", handlers.health)
     get("/readyz", handlers.ready, responses={503: {"description": "the model is not loaded"}})
     post("/v1/images", handlers.put_image, status_code=201, openapi_extra=_IMAGE_BODY)
     post("/v1/images/{image_id}/mask", handlers.mask_of_image)
+    post("/v1/images/{image_id}/masks", handlers.masks_of_image)
     post("/v1/segment", handlers.segment)
+    for router in routers(core, settings):
+        app.include_router(router)
     app.mount("/web", StaticFiles(directory=_WEB), name="web")
     app.add_exception_handler(RequestValidationError, _explain_invalid)
-    app.add_exception_handler(ImageError, _explain_image)
-    app.add_middleware(LimitBody, max_bytes=max_bytes)
+    app.add_exception_handler(MSTError, _explain)
+    for away in (RayActorError, RayServeException):
+        app.add_exception_handler(away, _explain_away)
+    app.add_middleware(Gate, settings=settings, keys=keys, metrics=core.metrics)
     return app
 
 
@@ -142,24 +186,75 @@ async def _explain_invalid(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": detail}, status_code=422)
 
 
-async def _explain_image(request: Request, error: Exception) -> JSONResponse:
-    """Answer 413 to an image that is too large, 415 to what is no image."""
-    status = 413 if isinstance(error, ImageTooLargeError) else 415
-    return JSONResponse({"detail": str(error)}, status_code=status)
+async def _explain(request: Request, error: Exception) -> JSONResponse:
+    """Answer an error of ours with its status and its message."""
+    assert isinstance(error, MSTError)
+    status = status_of(error)
+    headers = {"Retry-After": str(getattr(error, "retry_after", 1))} if status == 503 else None
+    return JSONResponse({"detail": message_of(error)}, status_code=status, headers=headers)
 
 
-def _clicks_on(image: RGB, clicks: Sequence[ClickIn]) -> list[Click]:
+async def _explain_away(request: Request, error: Exception) -> JSONResponse:
+    """Answer 503 where no replica of the model is there to be asked."""
+    return await _explain(request, OverloadedError("the model is not there"))
+
+
+def _clicks_on(image: RGB, body: MaskRequest, where: Where) -> list[Click]:
     """The clicks in (row, col), or a 422 that names the first wrong field."""
     height, width = image.shape[:2]
-    for number, click in enumerate(clicks):
+    for number, click in enumerate(body.clicks):
         for field, value, limit in (("x", click.x, width), ("y", click.y, height)):
             if value >= limit:
-                raise _invalid(
-                    "clicks", number, field, f"outside the image, which is {width} x {height} pixels"
-                )
-    if not any(click.is_positive for click in clicks):
-        raise _invalid("clicks", "at least one click must be positive, to say where the object is")
+                why = f"outside the image, which is {width} x {height} pixels"
+                raise _invalid(*where, "clicks", number, field, why)
+    if body.box is None and not body.clicks:
+        raise _invalid(*where, "clicks", "at least one click, or a box, must say where the object is")
+    if body.box is None and body.prior is None and not any(click.is_positive for click in body.clicks):
+        raise _invalid(*where, "clicks", "at least one click must be positive, to say where the object is")
+    if body.box and not (body.box[0] < body.box[2] <= width and body.box[1] < body.box[3] <= height):
+        raise _invalid(*where, "box", f"not left < right <= {width} and top < bottom <= {height}")
+    return _floored(body.clicks)
+
+
+def _floored(clicks: Sequence[ClickIn]) -> list[Click]:
     return [Click(math.floor(click.y), math.floor(click.x), click.is_positive) for click in clicks]
+
+
+def _prior(image: RGB, body: MaskRequest, where: Where) -> Mask:
+    """The mask to correct, or a 422 that says what is wrong with it."""
+    try:
+        decode = decode_rle if isinstance(body.prior, RLE) else decode_png
+        return decode(body.prior, *image.shape[:2])  # type: ignore[arg-type]
+    except ClickError as error:
+        raise _invalid(*where, "prior", str(error)) from None
+
+
+def _reply(found: Segmentation, body: MaskRequest, start: float) -> MaskReply:
+    box = found.box
+    tokens = [
+        TokensOut(
+            patch_size=each.patch_size, boxes=[_corners(box) for box in each.boxes], scores=[*each.scores]
+        )
+        for each in found.tokens
+    ]
+    return MaskReply(
+        mask=encode(found.mask, body.format, body.tolerance, body.min_area),
+        box=_corners(box) if box else None,
+        score=found.score,
+        model=found.model,
+        probabilities=text(probability_png(found.probabilities)) if body.probabilities else None,
+        tokens=tokens if body.tokens else None,
+        timing_ms=Timing(
+            model=round(1000 * found.model_seconds, 2),
+            forward=round(1000 * found.forward_seconds, 2),
+            total=round(1000 * (time.perf_counter() - start), 2),
+        ),
+    )
+
+
+def _corners(box: Box) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom."""
+    return box.left, box.top, box.right, box.bottom
 
 
 def _invalid(*where_and_why: Any) -> HTTPException:

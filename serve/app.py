@@ -1,20 +1,30 @@
 """The application: `serve run serve.app:build model=models:/mst@champion`."""
 
-from pathlib import Path
+import asyncio
+import os
+from functools import partial
 
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from serve.api import Handlers, build_api
-from serve.registry import pin
+from mst.predictor import Crop
+from serve.api import build_api
+from serve.core import Core
+from serve.keys import Keys, read_keys
+from serve.metrics import Metrics
+from serve.model import Answer
+from serve.registry import REGISTERED, pin
 from serve.segmenter import Segmenter
 from serve.session import Sessions
 from serve.settings import ServeSettings
-from serve.store import ImageStore
+from serve.store import open_store
+from serve.versions import Versions
 
-_MAX_HTTP_REQUESTS = 100  # that one ingress replica has in hand; they mostly wait
+_LIGHT_REQUESTS = 100  # beside those that `max_requests` counts: probes, and those that are refused
+_RETRY_AFTER = {"retry_after_s": 1}
+_LOGGING = {"encoding": "JSON", "enable_access_log": False}
 
 
 @serve.ingress()
@@ -23,18 +33,49 @@ class Ingress:
 
     Args:
         segmenter: the deployment that holds the model.
-        settings: of the server.
+        settings: of the server, with the model as it was asked for.
+        first: the version that it named when the server was set up.
     """
 
-    def __init__(self, segmenter: DeploymentHandle, settings: ServeSettings) -> None:
-        store = ImageStore(Path(settings.image_store))
-        sessions = Sessions(settings, store, segmenter.predict.remote)
-        self._handlers = Handlers(sessions, segmenter.describe.remote)
-        self._max_bytes = settings.max_bytes
+    def __init__(self, segmenter: DeploymentHandle, settings: ServeSettings, first: str) -> None:
+        metrics = Metrics(serve.get_replica_context().replica_tag)
+        store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
+        versions = Versions(settings, first, segmenter.describe.remote)
+        sessions = Sessions(settings, store, partial(_forward, segmenter), metrics)
+        self._core = Core(sessions, versions, metrics, settings.deadline_seconds)
+        token = os.environ.get("MST_LABEL_STUDIO_TOKEN", settings.label_studio_token)
+        self._settings = settings.model_copy(update={"label_studio_token": token})
+        self._keys = Keys(read_keys(settings.api_keys, os.environ), settings.key_rate)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return what answers; Ray Serve calls this once, in the replica."""
-        return build_api(self._handlers, self._max_bytes)
+        return build_api(self._core, self._settings, self._keys)
+
+
+async def _forward(segmenter: DeploymentHandle, address: str, crop: Crop) -> Answer:
+    """Ask the segmenter; a call that is given up is taken out of its queue."""
+    response = segmenter.predict.remote(address, crop)
+    try:
+        answer: Answer = await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+    return answer
+
+
+def settle(settings: ServeSettings) -> tuple[ServeSettings, str]:
+    """Settle which registry is asked, and which version the model's alias names at first.
+
+    Returns:
+        The settings for all replicas, which follow the alias where there is one, and the version's address.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    pinned = pin(settings)
+    follows = settings.model.startswith(REGISTERED) and "@" in settings.model
+    model = settings.model if follows else pinned.model
+    return pinned.model_copy(update={"model": model}), pinned.model
 
 
 def build(settings: ServeSettings) -> Application:
@@ -43,7 +84,7 @@ def build(settings: ServeSettings) -> Application:
     Raises:
         CheckpointError: there is no such model.
     """
-    settings = pin(settings)
+    settings, first = settle(settings)
     segmenter = serve.deployment(
         name="Segmenter",
         ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},
@@ -51,10 +92,23 @@ def build(settings: ServeSettings) -> Application:
             "min_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,
             "target_ongoing_requests": settings.max_batch,
+            "upscale_delay_s": settings.upscale_delay_seconds,
+            "downscale_delay_s": settings.downscale_delay_seconds,
         },
-        max_ongoing_requests=2 * settings.max_batch,
+        # Calls wait in the replica, where the first to come is the first to be run: Serve's own queue in the
+        # caller, which fills when a replica takes no more, tries again after pauses, and some wait for long.
+        max_ongoing_requests=max(2 * settings.max_batch, settings.http_replicas * settings.max_requests),
+        max_surge_percent=100,  # of new code: the new replicas first, then the old ones go
+        logging_config=_LOGGING,
     )(Segmenter)
     ingress = serve.deployment(
-        name="Ingress", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=_MAX_HTTP_REQUESTS
+        name="Ingress",
+        num_replicas=settings.http_replicas,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=settings.max_requests + _LIGHT_REQUESTS,
+        max_queued_requests=settings.max_requests + _LIGHT_REQUESTS,
+        backpressure_config=_RETRY_AFTER,
+        max_surge_percent=100,
+        logging_config=_LOGGING,
     )(Ingress)
-    return ingress.bind(segmenter.bind(settings), settings)
+    return ingress.bind(segmenter.bind(settings, first), settings, first)

@@ -1,47 +1,141 @@
 """Masks on the wire: COCO's run-length encoding, PNG, or polygons."""
 
 import base64
+import binascii
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from mst.clicks import Mask
+from mst.data.images import opened
+from mst.errors import ClickError, ImageError
+from mst.predictor import Probabilities
 from serve.schemas import RLE, MaskFormat, Polygon
 
 
-def encode(mask: Mask, form: MaskFormat) -> RLE | str | list[Polygon]:
-    """Encode a mask (H, W).
-
-    Returns:
-        For `rle` COCO's compressed encoding; for `png` a grey image of 0 and 255, base64; for `polygons`
-        each part's outline and holes, whose coordinates run along the pixels' borders.
-    """
+def encode(
+    mask: Mask, form: MaskFormat, tolerance: float = 0.0, min_area: float = 0.0
+) -> RLE | str | list[Polygon]:
+    """Encode a mask (H, W) as `rle`, as `png` in base64, or as `polygons` of so much error (`polygons`)."""
     if form == "rle":
-        rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-        return RLE(size=rle["size"], counts=rle["counts"].decode())
-    if form == "png":
-        done, data = cv2.imencode(".png", mask.astype(np.uint8) * 255)
-        assert done
-        return base64.b64encode(data.tobytes()).decode()
-    return _polygons(mask)
+        return rle(mask)
+    return text(png(mask)) if form == "png" else polygons(mask, tolerance, min_area)
 
 
-def _polygons(mask: Mask) -> list[Polygon]:
+def rle(mask: Mask) -> RLE:
+    """Encode a mask (H, W) as COCO's compressed run-length encoding."""
+    found = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return RLE(size=found["size"], counts=found["counts"].decode())
+
+
+def png(mask: Mask) -> bytes:
+    """Encode a mask (H, W) as a grey PNG file of 0 and 255."""
+    return _png(mask.astype(np.uint8) * 255)
+
+
+def probability_png(probabilities: Probabilities) -> bytes:
+    """Encode probabilities (H, W) as a grey PNG file: 255 times the probability, rounded."""
+    return _png(np.rint(probabilities * 255).astype(np.uint8))
+
+
+def text(data: bytes) -> str:
+    """Bytes as base64, for JSON."""
+    return base64.b64encode(data).decode()
+
+
+def polygons(mask: Mask, tolerance: float = 0.0, min_area: float = 0.0) -> list[Polygon]:
+    """Outline each part of a mask (H, W), and the holes in it, along the pixels' borders.
+
+    Args:
+        mask: the object.
+        tolerance: pixels by which a simplified outline may leave the true one; 0 keeps every corner, and
+            such polygons decode to the mask they came from.
+        min_area: parts and holes of fewer pixels are left out.
+    """
     # On a grid twice as fine, outlines through pixel centres lie a quarter of a pixel from the true border.
     fine = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     rings, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    polygons: dict[int, Polygon] = {}
     parents = hierarchy[0, :, 3] if hierarchy is not None else []
+    kept = [cv2.contourArea(ring) / 4 >= min_area for ring in rings]
+    found: dict[int, Polygon] = {}
     for number, parent in enumerate(parents):
-        if parent < 0:
-            polygons[number] = Polygon(outer=_points(rings[number]), holes=[])
+        if parent < 0 and kept[number]:
+            found[number] = Polygon(outer=_points(rings[number], tolerance), holes=[])
     for number, parent in enumerate(parents):
-        if parent >= 0:
-            polygons[int(parent)].holes.append(_points(rings[number]))
-    return list(polygons.values())
+        if parent in found and kept[number]:
+            found[int(parent)].holes.append(_points(rings[number], tolerance))
+    return list(found.values())
 
 
-def _points(ring: Any) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in (ring[:, 0] + 0.5) / 2]
+def decode_rle(encoded: RLE, height: int, width: int) -> Mask:
+    """Decode COCO's compressed run-length encoding of a mask of a known size.
+
+    COCO's own decoder writes beyond its memory where the counts are wrong, so this is another.
+
+    Raises:
+        ClickError: another size, or counts that do not fill it.
+    """
+    if tuple(encoded.size) != (height, width):
+        raise ClickError(f"the mask has size {list(encoded.size)}, the image {[height, width]}")
+    counts = _counts(np.frombuffer(encoded.counts.encode("ascii", "replace"), np.uint8))
+    if (
+        len(counts) == 0
+        or counts.min() < 0
+        or counts.max() > height * width
+        or counts.sum() != height * width
+    ):
+        raise ClickError(f"the mask's counts do not add up to {height} x {width} pixels")
+    values = np.arange(len(counts)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
+
+
+def decode_png(encoded: str, height: int, width: int) -> Mask:
+    """Decode a mask that came as a grey image file, base64; what is brighter than 127 belongs to it.
+
+    Raises:
+        ClickError: no base64, no image, or one of another size.
+    """
+    try:
+        data = base64.b64decode(encoded, validate=True)
+        with opened(data, "mask", height * width, ("PNG",)) as image:
+            levels = np.asarray(image.convert("L"))
+    except (binascii.Error, ImageError, ValueError) as error:
+        raise ClickError(f"the mask is no PNG in base64 of {width} x {height} pixels: {error}") from None
+    if levels.shape != (height, width):
+        raise ClickError(f"the mask has {levels.shape[1]} x {levels.shape[0]} pixels, not {width} x {height}")
+    return levels > 127
+
+
+def _counts(letters: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Run lengths of COCO's compressed form: base 32 with a continuation bit, most as differences."""
+    digits = letters.astype(np.int64) - 48
+    if len(digits) == 0 or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
+        return np.empty(0, np.int64)
+    ends = np.flatnonzero((digits & 32) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:  # 35 bits: longer than any run
+        return np.empty(0, np.int64)
+    place = np.arange(len(digits)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((digits & 31) << (5 * place), starts)
+    values -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    for first in (1, 2):  # from the fourth on, a value is the difference to the one before the last
+        values[first::2] = np.cumsum(values[first::2])
+    return values
+
+
+def _points(ring: Any, tolerance: float) -> list[tuple[float, float]]:
+    points = (ring.astype(np.float32) + 0.5) / 2
+    if tolerance > 0:
+        simpler = cv2.approxPolyDP(points, tolerance, closed=True)
+        points = simpler if len(simpler) >= 3 else points
+    return [(float(x), float(y)) for x, y in points[:, 0]]
+
+
+def _png(grey: NDArray[np.uint8]) -> bytes:
+    done, data = cv2.imencode(".png", grey)
+    assert done
+    return data.tobytes()

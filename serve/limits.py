@@ -1,33 +1,204 @@
-"""Bodies that are too large are refused while they arrive."""
+"""The gate before all routes: who may pass, how many, how much each brings, and what is noted down of it."""
+
+import asyncio
+import json
+import logging
+import math
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.keys import Headers, Keys, is_loopback
+from serve.metrics import Metrics
+from serve.settings import ServeSettings
 
-class LimitBody:
-    """ASGI middleware: 413 for a body of more than `max_bytes` bytes.
+_log = logging.getLogger("ray.serve.requests")
 
-    The exception is raised where the body is read, inside the application, which turns it into a reply.
+_PROBES = ("/healthz", "/readyz")
+_PAGE = ("/", "/favicon.ico", "/web/")
+_LIGHT = (*_PROBES, *_PAGE, "/metrics")  # answered however much there is to do
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
+_BODIES = 8  # bodies of the largest size that one replica holds at once
+_MAX_ITEMS = 1_000_000  # braces, brackets and commas of a body: each becomes an object in memory
+_IMAGES = "/v1/images"  # whose body is no JSON
+
+
+class Refusal(NamedTuple):
+    """Why a request may not pass."""
+
+    status: int
+    reason: str
+    retry_after: int | None = None
+
+
+class Gate:
+    """ASGI middleware: refuses, limits, counts and logs requests.
+
+    Args:
+        app: what is behind it.
+        settings: of the server.
+        keys: who may pass.
+        metrics: what is counted.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, settings: ServeSettings, keys: Keys, metrics: Metrics) -> None:
+        self._app, self._settings, self._keys, self._metrics = app, settings, keys, metrics
+        self._in_hand = 0
+        self._held = 0  # bytes of all bodies in hand
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._max_bytes
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        received = int(declared) if declared.isdigit() and int(declared) > limit else 0
+        headers = dict(scope["headers"])
+        reply = _Reply(send, headers.get(b"x-request-id", b""))
+        start = time.perf_counter()
+        self._metrics.arrived()
+        counts = scope["method"] == "POST" or not _is_one_of(scope["path"], _LIGHT)  # POST / is CVAT's click
+        try:
+            refusal = self._refusal(scope, headers, counts)
+            if refusal:
+                await reply.refuse(refusal)
+            else:
+                self._in_hand += counts
+                try:
+                    await self._pass(scope, receive, reply, headers)
+                finally:
+                    self._in_hand -= counts
+        except Exception:
+            _log.exception("request failed", extra={"request_id": reply.request_id})
+            await reply.refuse(
+                Refusal(500, "the server made a mistake; its log has it under the request's id")
+            )
+        finally:
+            self._note(scope, reply, time.perf_counter() - start)
+
+    def _refusal(self, scope: Scope, headers: Headers, counts: bool) -> Refusal | None:
+        """Decide by what is known before the body is read."""
+        path = scope["path"]
+        is_free = scope["method"] in ("GET", "HEAD") and _is_one_of(path, (*_PROBES, *_PAGE))
+        if self._keys and not is_free:
+            key = self._keys.find(headers)
+            if key is None:
+                return Refusal(401, "no valid API key; send it as 'Authorization: Bearer KEY'")
+            wait = self._keys.wait(key)
+            if wait:
+                return Refusal(429, "too many requests with this key", math.ceil(wait))
+        if not self._keys and not self._settings.allow_anonymous and not _is_one_of(path, _PROBES):
+            host = headers.get(b"host", b"localhost").decode("latin-1")
+            if not (_is_local(scope) and is_loopback(_without_port(host))):
+                return Refusal(403, "without API keys only this machine is answered, under a name of its own")
+        if counts and self._in_hand >= self._settings.max_requests:
+            return Refusal(503, f"{self._in_hand} requests are in hand already", 1)
+        return None
+
+    async def _pass(self, scope: Scope, receive: Receive, reply: "_Reply", headers: Headers) -> None:
+        limit, received, items = self._settings.max_bytes, 0, 0
+        declared = headers.get(b"content-length", b"")
+        is_too_long = declared.isdigit() and (len(declared) > 15 or int(declared) > limit)
+        until = time.monotonic() + self._settings.deadline_seconds
+        has_ended = False
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
+            """Read on; what it raises is turned into a reply by the application."""
+            nonlocal received, items, has_ended
+            if is_too_long:
+                raise HTTPException(413, f"the request's body has more than {limit} bytes")
+            if has_ended:
+                return await receive()
+            message = await _before(until, receive)
+            body = message.get("body", b"")
+            received, self._held = received + len(body), self._held + len(body)
+            has_ended = not message.get("more_body", False)
             if received > limit:
                 raise HTTPException(413, f"the request's body has more than {limit} bytes")
+            if self._held > _BODIES * limit:
+                raise HTTPException(503, "too many large requests at once", {"Retry-After": "1"})
+            if scope["path"] != _IMAGES:
+                items += body.count(b"{") + body.count(b"[") + body.count(b",")
+                if items > _MAX_ITEMS:
+                    raise HTTPException(413, f"the request's body has more than {_MAX_ITEMS} items")
             return message
 
-        await self._app(scope, limited, send)
+        try:
+            await self._app(scope, limited, reply)
+        finally:
+            self._held -= received
+
+    def _note(self, scope: Scope, reply: "_Reply", seconds: float) -> None:
+        """Count and log a request: never what it holds."""
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.answered(method, route, reply.status, seconds)
+        if route not in _PROBES:
+            fields = {"request_id": reply.request_id, "method": method, "path": scope["path"][:200]}
+            _log.info("request", extra={**fields, "status": reply.status, "ms": round(1000 * seconds, 1)})
+
+
+class _Reply:
+    """Sends a reply, and knows of it what is counted and logged.
+
+    Args:
+        send: as ASGI has it.
+        request_id: that the client gave, if it gave any.
+    """
+
+    def __init__(self, send: Send, request_id: bytes) -> None:
+        self._send = send
+        self.request_id = request_id.decode() if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex
+        self.status = 0  # until it starts
+
+    async def __call__(self, message: Message) -> None:
+        """Send a part of it."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            # Ray Serve sends the request's id, which it made or was given, with each reply.
+            message = {
+                **message,
+                "headers": [*message.get("headers", []), (b"x-content-type-options", b"nosniff")],
+            }
+        await self._send(message)
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Send a refusal, unless a reply was begun already."""
+        if self.status:
+            return
+        body = json.dumps(
+            {"detail": refusal.reason, "error": refusal.reason}
+        ).encode()  # Triton's clients read it
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if refusal.retry_after is not None:
+            headers.append((b"retry-after", str(refusal.retry_after).encode()))
+        if refusal.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        await self({"type": "http.response.start", "status": refusal.status, "headers": headers})
+        await self({"type": "http.response.body", "body": body})
+
+
+async def _before(until: float, receive: Callable[[], Awaitable[Message]]) -> Message:
+    try:
+        return await asyncio.wait_for(receive(), until - time.monotonic())
+    except TimeoutError:
+        raise HTTPException(408, "the request's body did not come in time") from None
+
+
+def _is_one_of(path: str, known: tuple[str, ...]) -> bool:
+    return any(
+        path == each or (each.endswith("/") and each != "/" and path.startswith(each)) for each in known
+    )
+
+
+def _is_local(scope: Scope) -> bool:
+    client = scope.get("client")
+    return client is None or is_loopback(client[0])
+
+
+def _without_port(host: str) -> str:
+    return re.sub(r":\d*$", "", host)

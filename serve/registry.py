@@ -14,7 +14,7 @@ from mst.checkpoint import WEIGHTS, verify
 from mst.errors import CheckpointError
 from serve.settings import ServeSettings
 
-_REGISTERED = "models:/"
+REGISTERED = "models:/"
 _CHECKPOINT = "artifacts/checkpoint"
 """Where it lies in an MLflow model, whose code is never run here."""
 
@@ -36,7 +36,7 @@ def pin(settings: ServeSettings) -> ServeSettings:
     Raises:
         CheckpointError: the registry knows no such model.
     """
-    if not settings.model.startswith(_REGISTERED):
+    if not settings.model.startswith(REGISTERED):
         return settings.model_copy(update={"model": str(Path(settings.model).absolute())})
     uri = os.environ.get("MLFLOW_TRACKING_URI", settings.tracking_uri)
     settings = settings.model_copy(update={"tracking_uri": uri})
@@ -50,7 +50,7 @@ def fetch_model(settings: ServeSettings, folder: Path) -> tuple[Path, ModelInfo]
         CheckpointError: the registry knows no such model, its files are damaged, or they are not the ones
             that were registered.
     """
-    if not settings.model.startswith(_REGISTERED):
+    if not settings.model.startswith(REGISTERED):
         checkpoint = Path(settings.model)
         digest = verify(checkpoint)["sha256"][WEIGHTS]
         return checkpoint, ModelInfo(name=checkpoint.parent.name, version=checkpoint.name, digest=digest)
@@ -68,7 +68,7 @@ def fetch_model(settings: ServeSettings, folder: Path) -> tuple[Path, ModelInfo]
 
 def _registered(settings: ServeSettings) -> ModelVersion:
     """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names."""
-    named = re.fullmatch(rf"{_REGISTERED}([^/@]+)(?:@(.+)|/(\d+))", settings.model)
+    named = re.fullmatch(rf"{REGISTERED}([^/@]+)(?:@(.+)|/(\d+))", settings.model)
     if named is None:
         raise CheckpointError(f"'{settings.model}' is neither models:/NAME@ALIAS nor models:/NAME/VERSION")
     name, alias, number = named.groups()
@@ -85,4 +85,4 @@ def _registered(settings: ServeSettings) -> ModelVersion:
 
 
 def _address(version: ModelVersion) -> str:
-    return f"{_REGISTERED}{version.name}/{version.version}"
+    return f"{REGISTERED}{version.name}/{version.version}"

@@ -1,61 +1,110 @@
-"""The deployment that holds the model: batched forwards of fixed-size inputs, without any state."""
+"""The deployment that holds the model: batched forwards of fixed-size inputs, without any state.
+
+A replica holds the version that the alias names, and some others: one that was just replaced and is still
+asked for, and those of further aliases. It follows the alias by itself, so that a new version is ready before
+the first click on it; one that cannot be loaded, or whose trial fails, is left aside and tried again later.
+"""
 
 import asyncio
-import tempfile
-from pathlib import Path
+import logging
+import threading
+import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from ray import serve
 
-from mst.checkpoint import load_model
-from mst.config import EvalConfig
-from mst.predictor import Crop, Probabilities, forward
-from serve.registry import ModelInfo, fetch_model
+from mst.errors import MSTError
+from mst.predictor import Crop
+from serve.batching import Batcher
+from serve.model import Answer, Description, ServedModel
+from serve.registry import pin
 from serve.settings import ServeSettings
 
-_BATCH_WAIT_SECONDS = 0.004
+_log = logging.getLogger("ray.serve.segmenter")
+
+_AGAIN = 60.0  # seconds after which a version that could not be loaded is tried again
 
 
-class Description(NamedTuple):
-    """What a caller must know of the model to prepare its inputs."""
-
-    info: ModelInfo
-    image_size: int
-    eval: EvalConfig
+class _Call(NamedTuple):
+    model: ServedModel
+    crop: Crop
 
 
 class Segmenter:
     """Answers crops with probabilities.
 
     Args:
-        settings: of the server.
+        settings: of the server, with the model as it was asked for.
+        first: the version that the alias named when the server was set up; what is served where the one
+            that it names now is broken.
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, first: str) -> None:
         torch.set_num_threads(max(1, int(settings.cpus_per_replica)))
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint, info = fetch_model(settings, Path(folder))
-            model, config = load_model(checkpoint)
-        self._model = model.eval().to("cuda" if settings.gpus_per_replica else "cpu")
-        self._description = Description(info, config.model.image_size, config.eval)
-        self.predict.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
-        self._warm_up()
+        self._settings = settings
+        self._models: dict[str, ServedModel] = {}
+        self._used: dict[str, float] = {}  # when each was asked for last
+        self._failed: dict[str, tuple[float, MSTError]] = {}
+        self._lock = threading.Lock()  # one model is loaded at a time
+        self._batcher: Batcher[_Call, Answer] = Batcher(_run, settings.max_batch, lambda call: id(call.model))
+        try:
+            self._model(pin(settings).model)
+        except MSTError:
+            self._model(first)
+        if settings.model != first:
+            threading.Thread(target=self._follow, daemon=True).start()
 
-    def describe(self) -> Description:
-        """Return which model this is."""
-        return self._description
+    async def describe(self, address: str) -> Description:
+        """Return what callers must know of a version, which is ready to answer then.
 
-    @serve.batch(max_batch_size=8, batch_wait_timeout_s=_BATCH_WAIT_SECONDS)
-    async def predict(self, crops: list[Crop]) -> list[Probabilities]:
-        """Return each crop's (S, S) probabilities; calls that come together share a forward."""
-        return await asyncio.to_thread(forward, self._model, crops)
+        Raises:
+            CheckpointError: it cannot be served.
+        """
+        return (await self._ready(address)).description
 
-    def _warm_up(self) -> None:
-        size = self._description.image_size
-        blank = np.zeros((size, size), np.float32)
-        forward(self._model, [Crop(np.zeros((size, size, 3), np.uint8), blank, (), None)])
+    async def predict(self, address: str, crop: Crop) -> Answer:
+        """Return what a version says of a crop; calls that wait for the model share a forward.
+
+        Raises:
+            CheckpointError: it cannot be served.
+        """
+        return await self._batcher(_Call(await self._ready(address), crop))
+
+    async def _ready(self, address: str) -> ServedModel:
+        self._used[address] = time.monotonic()
+        model = self._models.get(address)
+        return await asyncio.to_thread(self._model, address) if model is None else model
+
+    def _model(self, address: str) -> ServedModel:
+        with self._lock:
+            if address in self._models:
+                return self._models[address]
+            when, error = self._failed.get(address, (0.0, None))
+            if error and time.monotonic() - when < _AGAIN:
+                raise error
+            try:
+                model = ServedModel(self._settings.model_copy(update={"model": address}))
+            except MSTError as error:
+                self._failed[address] = time.monotonic(), error
+                raise
+            self._used[address] = time.monotonic()
+            while len(self._models) >= self._settings.max_models:
+                del self._models[min(self._models, key=lambda each: self._used.get(each, 0.0))]
+            self._models[address] = model
+            return model
+
+    def _follow(self) -> None:
+        while True:
+            time.sleep(self._settings.poll_seconds)
+            try:
+                self._model(pin(self._settings).model)
+            except Exception as error:  # whatever it is, the version that is served goes on
+                _log.warning("%s cannot be followed: %s", self._settings.model, error)
+
+
+def _run(calls: Sequence[_Call]) -> list[Answer]:
+    return calls[0].model.answer([call.crop for call in calls])

@@ -5,22 +5,87 @@ read again, and a prediction that is not known any more is replayed click by cli
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
+import numpy as np
 from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from mst.clicks import Click
-from mst.data.images import RGB, decode_image
-from mst.predictor import Crop, Prediction, Probabilities, next_crop, paste
+from mst.clicks import Click, Mask
+from mst.data.images import RGB
+from mst.predictor import Crop, Prediction, next_crop, paste, start_from
+from mst.zoom import Box
 from serve.cache import ByteLRU
-from serve.segmenter import Description
+from serve.errors import OverloadedError
+from serve.images import decode
+from serve.load import Load
+from serve.metrics import Metrics
+from serve.model import Answer, Selected
 from serve.settings import ServeSettings
 from serve.store import ImageStore
+from serve.versions import Version
 
-Forward = Callable[[Crop], Awaitable[Probabilities]]
+Forward = Callable[[str, Crop], Awaitable[Answer]]
+"""Asks a version, by its address, for what it says of a crop."""
 
-_ATTEMPTS = 4  # of a call whose replica died; a call has no effect but its answer
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries of a call whose replica died
+_DECODERS = 4  # images that are decoded at once: it is memory that they compete for
+
+
+class Start(NamedTuple):
+    """What is known of an object before the first click of its annotator."""
+
+    key: str
+    """Names it in the cache."""
+    clicks: tuple[Click, ...]
+    """That come before the annotator's, and are given to the model all at once."""
+    prediction: Prediction | None
+
+
+NOTHING = Start("", (), None)
+
+
+def start_of(prior: Mask | None, box: Box | None, height: int, width: int) -> Start:
+    """Begin with a mask to be corrected, or a box around the object, or both.
+
+    A box is a positive click on its centre and negative ones diagonally beyond its corners, where these lie
+    in the image: no pixel there belongs to the object.
+    """
+    clicks: list[Click] = []
+    if box is not None:
+        clicks = [Click((box.top + box.bottom - 1) // 2, (box.left + box.right - 1) // 2, True)]
+        corners = [(row, col) for row in (box.top - 1, box.bottom) for col in (box.left - 1, box.right)]
+        clicks += [Click(*each, False) for each in corners if 0 <= each[0] < height and 0 <= each[1] < width]
+    if prior is None:
+        return Start(f"{box}" if box else "", tuple(clicks), None)
+    digest = hashlib.sha256(np.packbits(prior).tobytes()).hexdigest()
+    return Start(f"{digest} {box}", tuple(clicks), start_from(prior))
+
+
+class Known(NamedTuple):
+    """A prediction, and what the model chose for its last click."""
+
+    prediction: Prediction
+    selected: tuple[Selected, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        tokens = sum(each.indices.nbytes + each.scores.nbytes for each in self.selected)
+        return self.prediction.probabilities.nbytes + tokens
+
+
+class Seconds(NamedTuple):
+    """What the model took for a prediction; nothing where it was known already."""
+
+    model: float
+    """Waiting for the model, and its forwards."""
+    forward: float
+    """The forwards alone."""
 
 
 class Sessions:
@@ -30,14 +95,17 @@ class Sessions:
         settings: of the server.
         store: of all replicas.
         forward: calls the model.
+        metrics: what is counted and timed.
     """
 
-    def __init__(self, settings: ServeSettings, store: ImageStore, forward: Forward) -> None:
-        self._settings, self._store, self._forward = settings, store, forward
+    def __init__(
+        self, settings: ServeSettings, store: ImageStore, forward: Forward, metrics: Metrics
+    ) -> None:
+        self._settings, self._store, self._forward, self._metrics = settings, store, forward, metrics
         self._images: ByteLRU[str, RGB] = ByteLRU(settings.cache_bytes)
-        self._predictions: ByteLRU[tuple[str, str, tuple[Click, ...]], Prediction] = ByteLRU(
-            settings.cache_bytes
-        )
+        self._known: ByteLRU[tuple[str, str, str, tuple[Click, ...]], Known] = ByteLRU(settings.cache_bytes)
+        self._load = Load(settings.queue_seconds)
+        self._decoders = asyncio.Semaphore(_DECODERS)
 
     async def add_image(self, data: bytes) -> tuple[str, RGB]:
         """Decode and store an image.
@@ -49,63 +117,96 @@ class Sessions:
             ImageTooLargeError: more pixels than the settings allow.
             ImageError: the bytes are no image, or a broken one.
         """
-        image = await asyncio.to_thread(self._decode, data)
-        image_id = await asyncio.to_thread(self._store.put, data)
+        image_id = hashlib.sha256(data).hexdigest()
+        image = self._images.get(image_id)
+        if image is None:
+            image = await self._decode(data)
+        await asyncio.to_thread(self._store.put, data)
         self._images.put(image_id, image, image.nbytes)
         return image_id, image
 
     async def image(self, image_id: str) -> RGB | None:
         """Return an image's pixels; None where it was never stored."""
         image = self._images.get(image_id)
+        self._metrics.cache("image", image is not None)
         if image is None:
             data = await asyncio.to_thread(self._store.get, image_id)
             if data is None:
                 return None
-            image = await asyncio.to_thread(self._decode, data)
+            image = await self._decode(data)
             self._images.put(image_id, image, image.nbytes)
         return image
 
     async def predict(
-        self, image_id: str, image: RGB, clicks: Sequence[Click], model: Description
-    ) -> tuple[Prediction, float]:
+        self, image_id: str, image: RGB, clicks: Sequence[Click], version: Version, start: Start = NOTHING
+    ) -> tuple[Known, Seconds]:
         """Predict the object that the clicks mean, from the longest prefix of them that is known.
 
+        Args:
+            image_id: of the image.
+            image: (H, W, 3).
+            clicks: the annotator's, in the image's pixels.
+            version: of the model.
+            start: what came before them.
+
         Returns:
-            The prediction, and the seconds that the model took.
+            The prediction, and what the model took.
         """
-        seconds = 0.0
-        known, done = self._longest_known(image_id, clicks, model)
-        for number in range(done + 1, len(clicks) + 1):
-            crop = await asyncio.to_thread(
-                next_crop, image, clicks[:number], known, model.image_size, model.eval
-            )
-            start = time.perf_counter()
-            probabilities = await self._call(crop)
-            seconds += time.perf_counter() - start
-            known = await asyncio.to_thread(paste, crop, probabilities, clicks[:number], image.shape[:2])
-            key = (image_id, model.info.digest, tuple(clicks[:number]))
-            self._predictions.put(key, known, known.probabilities.nbytes)
+        waited, computed, description = 0.0, 0.0, version.description
+        key = image_id, description.info.digest, start.key
+        given = (*start.clicks, *clicks)
+        known, done = self._longest_known(key, given)
+        self._metrics.cache("prediction", done == len(given))
+        previous = known.prediction if known else start.prediction
+        for number in range(max(done + 1, len(start.clicks), 1), len(given) + 1):
+            with self._stage("prepare"):
+                crop = await asyncio.to_thread(
+                    next_crop, image, given[:number], previous, description.image_size, description.eval
+                )
+            began = time.perf_counter()
+            with self._stage("model"), self._load.waiting():
+                answer = await self._call(version.address, crop)
+            waited, computed = waited + time.perf_counter() - began, computed + answer.seconds
+            self._metrics.forward(answer.batch, answer.seconds)
+            with self._stage("paste"):
+                previous = await asyncio.to_thread(
+                    paste, crop, answer.probabilities, given[:number], image.shape[:2]
+                )
+            known = Known(previous, answer.selected)
+            self._known.put((*key, given[:number]), known, known.bytes)
         assert known is not None  # there is at least one click
-        return known, seconds
+        return known, Seconds(waited, computed)
+
+    def sweep(self) -> int:
+        """Delete what the store keeps no longer; return how many images went."""
+        return self._store.sweep()
 
     def _longest_known(
-        self, image_id: str, clicks: Sequence[Click], model: Description
-    ) -> tuple[Prediction | None, int]:
+        self, key: tuple[str, str, str], clicks: tuple[Click, ...]
+    ) -> tuple[Known | None, int]:
         for number in range(len(clicks), 0, -1):
-            known = self._predictions.get((image_id, model.info.digest, tuple(clicks[:number])))
+            known = self._known.get((*key, clicks[:number]))
             if known is not None:
                 return known, number
         return None, 0
 
-    async def _call(self, crop: Crop) -> Probabilities:
-        for attempt in range(_ATTEMPTS):
+    async def _call(self, address: str, crop: Crop) -> Answer:
+        """Ask the model; a call has no effect but its answer, so one whose replica died is made again."""
+        pause = _FIRST_PAUSE
+        while True:
             try:
-                return await self._forward(crop)
+                return await self._forward(address, crop)
             except RayActorError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                await asyncio.sleep(0.1 * 2**attempt)
-        raise AssertionError("unreachable")
+                self._metrics.retry()
+                await asyncio.sleep(pause)  # the request's deadline ends this
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except (BackPressureError, DeploymentUnavailableError) as error:
+                raise OverloadedError("the model has more to do than it can") from error
 
-    def _decode(self, data: bytes) -> RGB:
-        return decode_image(data, max_pixels=self._settings.max_pixels, upright=True)
+    async def _decode(self, data: bytes) -> RGB:
+        async with self._decoders:
+            with self._stage("decode"):
+                return await asyncio.to_thread(decode, data, self._settings.max_pixels)
+
+    def _stage(self, name: str) -> AbstractContextManager[None]:
+        return self._metrics.stage(name)

@@ -1,33 +1,95 @@
-"""Images by content: an image's id is the sha256 of its bytes, so storing it twice is storing it once."""
+"""Images by content: an image's id is the sha256 of its bytes, so storing it twice is storing it once.
 
+An image lives for some time from its last upload, and the oldest go first where there are too many bytes.
+Whoever still needs one that has gone uploads it again: the id is the same.
+"""
+
+import contextlib
 import hashlib
+import os
 import re
 import tempfile
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import fsspec
+
+from serve.errors import OverloadedError
 
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
-class ImageStore:
-    """A folder of image files, named by their sha256 and shared by all replicas.
+class ImageStore(Protocol):
+    """Image files, shared by all replicas."""
+
+    def put(self, data: bytes) -> str:
+        """Store an image's bytes, or prolong their life, and return their id."""
+
+    def get(self, image_id: str) -> bytes | None:
+        """Return an image's bytes; None where there is no such image."""
+
+    def sweep(self) -> int:
+        """Delete what is too old or too much; return how many images went."""
+
+
+def open_store(url: str, ttl: float, max_bytes: int) -> ImageStore:
+    """Open the store at a folder's path, or at `s3://bucket/prefix`.
+
+    Args:
+        url: where it is; a folder is made where there is none.
+        ttl: seconds that an image lives from its last upload.
+        max_bytes: of all images together.
+    """
+    if "://" in url:
+        return BucketStore(url, ttl, max_bytes)
+    return FolderStore(Path(url), ttl, max_bytes)
+
+
+class _Stored(NamedTuple):
+    name: str
+    size: int
+    uploaded: float  # seconds since 1970
+
+
+def _to_delete(stored: Iterable[_Stored], ttl: float, max_bytes: int) -> list[str]:
+    """The names of images that are too old, and of the oldest of the others if they are too much."""
+    kept, gone, oldest = 0, [], time.time() - ttl
+    for each in sorted(stored, key=lambda each: each.uploaded, reverse=True):
+        kept += each.size
+        if each.uploaded < oldest or kept > max_bytes:
+            gone.append(each.name)
+    return gone
+
+
+class FolderStore:
+    """A folder of image files, named by their sha256.
 
     Args:
         folder: made where it is not there.
+        ttl: seconds that an image lives from its last upload.
+        max_bytes: of all images together; exceeded by a sixteenth at most.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, ttl: float, max_bytes: int) -> None:
+        self._folder, self._ttl, self._max_bytes = folder, ttl, max_bytes
+        self._new_bytes = 0
         folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, data: bytes) -> str:
-        """Store an image's bytes and return its id."""
+        """Store an image's bytes, or prolong their life, and return their id."""
         image_id = hashlib.sha256(data).hexdigest()
-        path = self._folder / image_id
-        if not path.exists():
+        try:
+            os.utime(self._folder / image_id)
+        except FileNotFoundError:
             # Written beside and renamed: another replica sees the whole file or none.
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".", delete=False) as file:
                 file.write(data)
-            Path(file.name).replace(path)
+            Path(file.name).replace(self._folder / image_id)
+            self._new_bytes += len(data)
+            if self._new_bytes > self._max_bytes / 16:
+                self.sweep()
         return image_id
 
     def get(self, image_id: str) -> bytes | None:
@@ -38,3 +100,73 @@ class ImageStore:
             return (self._folder / image_id).read_bytes()
         except FileNotFoundError:
             return None
+
+    def sweep(self) -> int:
+        """Delete what is too old or too much, and what a killed writer left; return how many files went."""
+        self._new_bytes = 0
+        stored = []
+        for entry in os.scandir(self._folder):
+            with contextlib.suppress(FileNotFoundError):  # another replica sweeps too
+                stored.append(_Stored(entry.name, entry.stat().st_size, entry.stat().st_mtime))
+        gone = _to_delete(stored, self._ttl, self._max_bytes)
+        for name in gone:
+            (self._folder / name).unlink(missing_ok=True)
+        return len(gone)
+
+
+class BucketStore:
+    """Objects in a bucket, by fsspec; credentials and endpoint are those that s3fs finds.
+
+    Args:
+        url: as in `s3://bucket/prefix`.
+        ttl: seconds that an image lives from its last upload.
+        max_bytes: of all images together; exceeded until the next sweep.
+    """
+
+    def __init__(self, url: str, ttl: float, max_bytes: int) -> None:
+        self._files, self._root = fsspec.url_to_fs(url.rstrip("/"))
+        self._ttl, self._max_bytes = ttl, max_bytes
+
+    def put(self, data: bytes) -> str:
+        """Store an image's bytes, or prolong their life, and return their id."""
+        image_id = hashlib.sha256(data).hexdigest()
+        with _reached():
+            self._files.pipe_file(f"{self._root}/{image_id}", data)  # whole or not at all
+        return image_id
+
+    def get(self, image_id: str) -> bytes | None:
+        """Return an image's bytes; None where there is no such image."""
+        if not _ID.fullmatch(image_id):
+            return None
+        with _reached():
+            try:
+                return bytes(self._files.cat_file(f"{self._root}/{image_id}"))
+            except FileNotFoundError:
+                return None
+
+    def sweep(self) -> int:
+        """Delete what is too old or too much; return how many images went."""
+        with _reached():
+            self._files.invalidate_cache()  # other replicas store images too
+            try:
+                found = self._files.ls(self._root, detail=True)
+            except FileNotFoundError:  # nothing was stored yet
+                return 0
+            stored = [
+                _Stored(each["name"], each["size"], each["LastModified"].timestamp())
+                for each in found
+                if _ID.fullmatch(each["name"].rsplit("/", 1)[-1])
+            ]
+            gone = _to_delete(stored, self._ttl, self._max_bytes)
+            if gone:
+                self._files.rm(gone)
+        return len(gone)
+
+
+@contextlib.contextmanager
+def _reached() -> Iterator[None]:
+    """Whatever else goes wrong in a store is that it cannot be reached now."""
+    try:
+        yield
+    except Exception as error:
+        raise OverloadedError(f"the image store does not answer: {error}") from error

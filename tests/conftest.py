@@ -1,5 +1,6 @@
 """Small data and small models that the tests share."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -18,7 +19,9 @@ import numpy as np
 import pytest
 import ray
 import torch
+import uvicorn
 import yaml
+from fastapi import FastAPI
 from ray import serve
 from upath import UPath
 
@@ -30,10 +33,19 @@ from mst.data.images import RGB
 from mst.data.synthetic import write_data_set
 from mst.model import MST
 from mst.overrides import flatten, override
-from pipelines.cluster import connect
+from mst.predictor import Crop
+from pipelines.cluster import connect, free_port
 from pipelines.storage import PROJECT
+from serve.api import build_api
 from serve.app import build
+from serve.core import Core
+from serve.keys import Keys
+from serve.metrics import Metrics
+from serve.model import Answer, Description, ServedModel
+from serve.session import Sessions
 from serve.settings import ServeSettings
+from serve.store import open_store
+from serve.versions import Versions
 
 torch.set_num_threads(2)
 
@@ -129,13 +141,6 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return uri
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """A model of random weights, scaled up so that its masks have many parts."""
@@ -156,12 +161,59 @@ def server(cluster, checkpoint, tmp_path_factory) -> Iterator[str]:
         image_store=str(tmp_path_factory.mktemp("images")),
         max_bytes=200_000,
         max_pixels=200_000,
+        precision="fp32",
+        deadline_seconds=120,  # a replica starts slowly on a busy machine
     )
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(build(settings))
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local(checkpoint, tmp_path_factory) -> Iterator[str]:
+    """The HTTP interface with that model in one process: without Ray, it is there in a second."""
+    settings = ServeSettings(
+        model=str(checkpoint),
+        image_store=str(tmp_path_factory.mktemp("images")),
+        max_bytes=400_000,
+        max_pixels=200_000,
+        precision="fp32",
+    )
+    with listening(local_api(settings)) as url:
+        yield url
+
+
+def local_api(settings: ServeSettings, *keys: str) -> FastAPI:
+    """The HTTP interface, around a model in this process."""
+    model, metrics = ServedModel(settings), Metrics("local")
+
+    async def describe(address: str) -> Description:
+        return model.description
+
+    async def forward(address: str, crop: Crop) -> Answer:
+        return (await asyncio.to_thread(model.answer, [crop]))[0]
+
+    store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
+    sessions = Sessions(settings, store, forward, metrics)
+    core = Core(sessions, Versions(settings, settings.model, describe), metrics, settings.deadline_seconds)
+    return build_api(core, settings, Keys(keys, settings.key_rate))
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[str]:
+    """Serve an application from a thread of this process."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), f"nothing can listen on port {port}"
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
 
 
 def picture(seed: int = 0, height: int = 90, width: int = 140) -> RGB:

@@ -23,8 +23,9 @@ from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 from mst.checkpoint import MANIFEST
 from mst.config import Config
 from mst.overrides import override
+from pipelines.cluster import free_port
 from pipelines.storage import PROJECT
-from tests.conftest import as_options, free_port
+from tests.conftest import as_options
 
 pytestmark = pytest.mark.cluster
 

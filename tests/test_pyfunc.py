@@ -22,11 +22,12 @@ from mst.config import Config
 from mst.errors import CheckpointError
 from mst.model import MST
 from mst.predictor import Predictor
+from pipelines.cluster import free_port
 from pipelines.package import package
 from pipelines.registry import Promotion, connect, log_model, register, standing
 from pipelines.storage import PROJECT
 from pipelines.tracking import open_run
-from tests.conftest import TINY_MODEL, Server, free_port, picture, png
+from tests.conftest import TINY_MODEL, Server, picture, png
 
 TRAINED = PROJECT / "checkpoints" / "scenes_tiny"
 CLICKS = [{"x": 60.0, "y": 40.0, "is_positive": True}, {"x": 100.0, "y": 70.0, "is_positive": False}]

@@ -19,10 +19,11 @@ from upath import UPath
 from mst.config import Config
 from mst.overrides import override
 from mst.training.checkpoints import saved
+from pipelines.cluster import free_port
 from pipelines.registry import connect, fetch_checkpoint, standing
 from pipelines.storage import PROJECT
 from pipelines.tracking import find_run
-from tests.conftest import Server, as_options, free_port
+from tests.conftest import Server, as_options
 from tests.test_registry import check_race, logged, race
 
 pytestmark = pytest.mark.services

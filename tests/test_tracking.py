@@ -7,9 +7,10 @@ import time
 import pytest
 
 from mst.errors import ServerError
+from pipelines.cluster import free_port
 from pipelines.storage import PROJECT
 from pipelines.tracking import check_server, tracking_uri
-from tests.conftest import Server, free_port
+from tests.conftest import Server
 
 
 def test_a_server_that_is_not_there_is_said_at_once():

@@ -57,15 +57,23 @@ def decode_image(
 
 
 @contextmanager
-def opened(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def opened(
+    data: bytes, name: str, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
     """Open an image, whose pixels are decoded in the block; whatever goes wrong there is one of our errors.
+
+    Args:
+        data: the file's bytes.
+        name: what to call the image in errors.
+        max_pixels: most pixels (H * W) to accept.
+        formats: those that are read, by Pillow's names; all that it knows if None.
 
     Raises:
         ImageTooLargeError: more than `max_pixels`.
         ImageError: no image, or a broken one.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageTooLargeError(

@@ -1,0 +1,181 @@
+"""What serving costs beside the model, alone, together and far beyond what it can: `make bench-serve`.
+
+    .venv/bin/python -m benchmarks.serve --checkpoint runs/my_run/step_00000800 --seconds 60
+
+Without a checkpoint it serves random weights of MST-tiny at 448 x 448: their masks are worth nothing, their
+time is a model's. The raw model runs in this process, by itself, in batches of eight, on as many cores as the
+server's one replica. Images have 640 x 480 pixels.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+
+from benchmarks.harness import Row, report, row
+from benchmarks.serving import (
+    HEIGHT,
+    WIDTH,
+    Annotator,
+    annotate,
+    image_folder,
+    median_ms,
+    metric,
+    photo,
+    resident_mb,
+    serving,
+)
+from mst.checkpoint import save_checkpoint
+from mst.clicks import Click
+from mst.config import Config, ModelConfig
+from mst.model import MST
+from mst.predictor import next_crop
+from serve.images import decode
+from serve.model import ServedModel
+from serve.settings import ServeSettings
+
+CLIENTS = 16
+BATCH = 8
+
+
+def random_checkpoint(folder: Path) -> Path:
+    """MST-tiny with random weights."""
+    torch.manual_seed(0)
+    config = Config(model=ModelConfig(size="tiny", image_size=448))
+    save_checkpoint(folder / "random", MST(config.model).state_dict(), config)
+    return folder / "random"
+
+
+def raw_throughput(settings: ServeSettings, seconds: float) -> float:
+    """Crops a second of the model by itself, in full batches."""
+    torch.set_num_threads(int(settings.cpus_per_replica))
+    model = ServedModel(settings)
+    description = model.description
+    image = decode(photo(), WIDTH * HEIGHT)
+    clicks = [[Click(10 * number, 10 * number, True)] for number in range(BATCH)]
+    crops = [next_crop(image, each, None, description.image_size, description.eval) for each in clicks]
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        model.answer(crops)
+        done += BATCH
+    return done / (time.perf_counter() - start)
+
+
+def alone(url: str, image_id: str, clicks: int = 40) -> Iterator[Row]:
+    """One annotator: what a click takes beyond its forward, and what a repeated one takes."""
+    rng = np.random.default_rng(0)
+    forwards: list[float] = []
+    overheads: list[float] = []
+    hits: list[float] = []
+    with httpx.Client(base_url=url, timeout=60) as http:
+        for _ in range(clicks):
+            body = {"clicks": [{"x": float(rng.uniform(0, WIDTH)), "y": float(rng.uniform(0, HEIGHT))}]}
+            for is_first in (True, False):
+                start = time.perf_counter()
+                reply = http.post(f"/v1/images/{image_id}/mask", json=body).raise_for_status()
+                seconds, forward = time.perf_counter() - start, reply.json()["timing_ms"]["forward"] / 1000
+                (overheads if is_first else hits).append(seconds - forward)
+                if is_first:
+                    forwards.append(forward)
+    yield row("forward_ms", median_ms(forwards), "ms")
+    yield row("http_overhead_ms", median_ms(overheads), "ms", at_most=15)
+    yield row("cache_hit_ms", median_ms(hits), "ms", at_most=15)
+
+
+def together(url: str, image_id: str, seconds: float) -> Iterator[Row]:
+    """Sixteen annotators who click as fast as they get their masks."""
+    annotators = [Annotator(url, image_id, seed) for seed in range(CLIENTS)]
+    before = {name: metric(url, f"mst_batch_size_{name}") for name in ("sum", "count")}
+    taken = annotate(annotators, lambda: time.sleep(seconds))
+    forwards = {name: metric(url, f"mst_batch_size_{name}") - before[name] for name in before}
+    throughput = sum(len(each.seconds) for each in annotators) / taken
+    medians = [median_ms(each.seconds or [seconds]) for each in annotators]
+    yield row("throughput_16_clients", throughput, "/s")
+    yield row("mean_batch", forwards["sum"] / max(forwards["count"], 1), "clicks")
+    yield row("slowest_over_fastest_client", max(medians) / min(medians), at_most=2)
+
+
+def overload(url: str, image_id: str, seconds: float, rate: float) -> Iterator[Row]:
+    """Ten times as many clicks as it can answer, whoever waits."""
+    before = resident_mb()
+    statuses, highest = asyncio.run(_flood(url, image_id, seconds, rate))
+    start = time.perf_counter()
+    with httpx.Client(base_url=url, timeout=60) as http:
+        while (
+            http.post(f"/v1/images/{image_id}/mask", json={"clicks": [{"x": 1, "y": 1}]}).status_code != 200
+        ):
+            time.sleep(0.05)
+    yield row("overload_rate", rate, "/s")
+    yield row("overload_answered", statuses["200"], "")
+    yield row("overload_refused", statuses["503"] + statuses["429"], "")
+    unexpected = sum(statuses.values()) - statuses["200"] - statuses["503"] - statuses["429"]
+    yield row("overload_unexpected_statuses", unexpected, "", at_most=0)
+    yield row("overload_rss_growth_mb", highest - before, "MB", at_most=500)
+    yield row("overload_recovery", time.perf_counter() - start, "s", at_most=10)
+
+
+async def _flood(url: str, image_id: str, seconds: float, rate: float) -> tuple[Counter[str], float]:
+    statuses: Counter[str] = Counter()
+    rng, highest, tasks = np.random.default_rng(0), 0.0, set()
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
+
+        async def click(x: float, y: float) -> None:
+            try:
+                reply = await http.post(f"/v1/images/{image_id}/mask", json={"clicks": [{"x": x, "y": y}]})
+                statuses[str(reply.status_code)] += 1
+            except httpx.HTTPError as error:
+                statuses[type(error).__name__] += 1
+
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            tasks.add(asyncio.create_task(click(rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT))))
+            await asyncio.sleep(1 / rate)
+            if len(tasks) % 100 == 0:
+                highest = max(highest, resident_mb())
+        await asyncio.gather(*tasks)
+    return statuses, max(highest, resident_mb())
+
+
+def rows(settings: ServeSettings, seconds: float) -> Iterator[Row]:
+    """Measure."""
+    before = raw_throughput(settings, min(seconds, 20))
+    with serving(settings) as url:
+        image_id = httpx.post(f"{url}/v1/images", content=photo()).json()["image_id"]
+        yield from alone(url, image_id)
+        measured = list(together(url, image_id, seconds))
+        yield from measured
+        answered = next(each.value for each in measured if each.name == "throughput_16_clients")
+        yield from overload(url, image_id, seconds, 10 * answered)
+    raw = (before + raw_throughput(settings, min(seconds, 20))) / 2  # on a machine whose load changes
+    yield row("raw_model", raw, "/s")
+    yield row("throughput_16_clients_over_model", answered / raw, at_least=0.9)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, help="folder; random weights if not given")
+    parser.add_argument("--seconds", type=float, default=60.0, help="that each load lasts")
+    parser.add_argument("--cpus", type=int, default=2, help="cores of the model")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, image_folder() as images:
+        checkpoint = arguments.checkpoint or random_checkpoint(Path(folder))
+        settings = ServeSettings(
+            model=str(checkpoint), image_store=images, cpus_per_replica=arguments.cpus, max_batch=BATCH,
+            precision="fp32", cache_bytes=64 * 2**20,
+        )  # fmt: skip
+        report("serve", rows(settings, arguments.seconds))
+
+
+if __name__ == "__main__":
+    main()

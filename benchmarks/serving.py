@@ -1,0 +1,168 @@
+"""A server to measure, and annotators that click on it: shared by `serve` and `serve_faults`."""
+
+import logging
+import math
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import ray
+from ray import serve
+
+from pipelines.cluster import free_port
+from serve.app import build
+from serve.settings import ServeSettings
+
+APPLICATION = "bench"
+HEIGHT, WIDTH = 480, 640
+
+
+@contextmanager
+def serving(settings: ServeSettings) -> Iterator[str]:
+    """Run a server on a Ray of its own; yields its address."""
+    ray.init("local", num_cpus=8, logging_level=logging.ERROR, log_to_driver=False)
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(build(settings), name=APPLICATION, logging_config={"log_level": "WARNING"})
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def photo(seed: int = 0) -> bytes:
+    """A JPEG of 640 x 480: textured shapes."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8)
+    return cv2.imencode(".jpg", cv2.resize(pixels, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))[
+        1
+    ].tobytes()
+
+
+@dataclass
+class Annotator(threading.Thread):
+    """Clicks on one image until it is told to stop, each time a first click elsewhere.
+
+    Args:
+        url: of the server.
+        image_id: of the image.
+        seed: of its clicks.
+        is_patient: whether it tries again, with pauses that grow, until it has its mask.
+        pause: seconds between clicks.
+    """
+
+    url: str
+    image_id: str
+    seed: int
+    is_patient: bool = False
+    pause: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    """That each mask took, all tries together."""
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Of each try; the kind of error where there was no reply."""
+    versions: list[str] = field(default_factory=list)
+    failed: int = 0
+    """Clicks that got no mask."""
+
+    def __post_init__(self) -> None:
+        super().__init__(daemon=True)
+        self.done = threading.Event()
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def run(self) -> None:
+        """Click."""
+        rng = np.random.default_rng([self.seed, 1])  # nobody else's clicks, which would be known already
+        with httpx.Client(base_url=self.url, timeout=90) as http:
+            while not self.done.is_set():
+                click = {"x": float(rng.uniform(0, WIDTH)), "y": float(rng.uniform(0, HEIGHT))}
+                start = time.perf_counter()
+                has_mask = self._ask(http, {"clicks": [click]})
+                if has_mask:
+                    self.seconds.append(time.perf_counter() - start)
+                else:
+                    self.failed += 1
+                self.done.wait(self.pause)
+
+    def _ask(self, http: httpx.Client, body: object) -> bool:
+        for attempt in range(12 if self.is_patient else 1):
+            try:
+                reply = http.post(f"/v1/images/{self.image_id}/mask", json=body)
+            except httpx.HTTPError as error:
+                self.statuses[type(error).__name__] += 1
+            else:
+                self.statuses[str(reply.status_code)] += 1
+                if reply.is_success:
+                    self.versions.append(reply.json()["model"]["version"])
+                    return True
+                self.done.wait(float(reply.headers.get("Retry-After", 0)))
+            time.sleep(min(0.2 * 2**attempt, 5.0) if self.is_patient else 0)
+        return False
+
+
+def annotate(annotators: list[Annotator], meanwhile: Callable[[], object]) -> float:
+    """Let them click while something is done; return the seconds that it took."""
+    start = time.perf_counter()
+    for each in annotators:
+        each.start()
+    meanwhile()
+    seconds = time.perf_counter() - start
+    for each in annotators:
+        each.done.set()
+    for each in annotators:
+        each.join()
+    return seconds
+
+
+def total(annotators: list[Annotator]) -> Counter[str]:
+    """The statuses of all tries."""
+    return sum((each.statuses for each in annotators), Counter())
+
+
+def resident_mb() -> float:
+    """Memory of the server's processes on this machine, in MiB; pages that they share count for each."""
+    parents, pages = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cmdline").read_bytes().startswith(b"ray::"):
+                pages[folder.name] = int((folder / "statm").read_text().split()[1])
+            parents[folder.name] = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
+        except OSError:  # it has ended meanwhile
+            continue
+
+    def is_ours(process: str) -> bool:
+        while process in parents and process != str(os.getpid()):
+            process = parents[process]
+        return process == str(os.getpid())
+
+    return sum(pages[each] for each in pages if is_ours(each)) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def metric(url: str, name: str) -> float:
+    """The sum of a metric's series."""
+    text = httpx.get(f"{url}/metrics").text
+    values = [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.split("{")[0] == name]
+    return math.fsum(map(float, values))
+
+
+def median_ms(seconds: list[float]) -> float:
+    """In milliseconds."""
+    return 1000 * statistics.median(seconds)
+
+
+@contextmanager
+def image_folder() -> Iterator[str]:
+    """A folder for the server's images."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(Path(folder) / "images")

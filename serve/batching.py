@@ -1,0 +1,73 @@
+"""Calls that come while the model is busy share its next run.
+
+`serve.batch` closes a batch when a time is over, also while the model is still busy with the one before:
+calls that trickle in during a long forward are then run one by one. Here a batch is closed when the model is
+free to run it, so a lone call waits for nothing, and the batch grows with the load.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+Call = TypeVar("Call")
+Answer = TypeVar("Answer")
+
+
+class Batcher(Generic[Call, Answer]):
+    """Collects calls for a function that answers several at once.
+
+    Args:
+        run: answers each of a batch of calls, in a thread.
+        max_batch: most calls in one run.
+        key: what calls must have in common to share a run; the model that they want, say.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Call]], Sequence[Answer]],
+        max_batch: int,
+        key: Callable[[Call], Hashable],
+    ) -> None:
+        self._run, self._max_batch, self._key = run, max_batch, key
+        self._waiting: deque[tuple[Call, asyncio.Future[Answer]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def __call__(self, call: Call) -> Answer:
+        """Return the call's answer; the first to come is the first to be run."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((call, future))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while batch := self._next_batch():
+            try:
+                answers = await asyncio.to_thread(self._run, [call for call, _ in batch])
+            except Exception as error:  # whatever it is, those who wait must hear of it
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+            else:
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    if not future.done():
+                        future.set_result(answer)
+        self._worker = None
+
+    def _next_batch(self) -> list[tuple[Call, asyncio.Future[Answer]]]:
+        """Take the oldest call and those that may share its run, in their order."""
+        while self._waiting and self._waiting[0][1].done():  # its caller has given up
+            self._waiting.popleft()
+        if not self._waiting:
+            return []
+        wanted = self._key(self._waiting[0][0])
+        batch: list[tuple[Call, asyncio.Future[Answer]]] = []
+        others: deque[tuple[Call, asyncio.Future[Answer]]] = deque()
+        for call, future in self._waiting:
+            if future.done():
+                continue
+            shares = len(batch) < self._max_batch and self._key(call) == wanted
+            (batch if shares else others).append((call, future))
+        self._waiting = others
+        return batch

@@ -1,0 +1,59 @@
+"""What a server can answer beside a mask; each protocol says it in its own form.
+
+ServerSideError(MSTError)
+|-- UnknownImageError   no image is stored under this id
+|-- UnknownModelError   the registry gives no model this alias
+|-- RequestError        a protocol's request that cannot be read
+`-- OverloadedError     more is asked than can be answered in time; the same call may succeed later
+"""
+
+from mst.errors import CheckpointError, ClickError, ImageError, ImageTooLargeError, MSTError
+
+
+class ServerSideError(MSTError):
+    """The root of this tree."""
+
+
+class UnknownImageError(ServerSideError):
+    """No image is stored under this id: it never was, or it has been swept away since."""
+
+
+class UnknownModelError(ServerSideError):
+    """The registry gives no model this alias, or the one that it gives cannot be served."""
+
+
+class RequestError(ServerSideError):
+    """A protocol's request that cannot be read, or asks for what is not there to be given."""
+
+
+class OverloadedError(ServerSideError):
+    """More is asked than can be answered in time; the same call may succeed later."""
+
+    retry_after = 1
+    """Seconds after which it is worth another try."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+_STATUS: dict[type[MSTError], int] = {
+    UnknownImageError: 404,
+    UnknownModelError: 404,
+    RequestError: 422,
+    OverloadedError: 503,
+    CheckpointError: 503,  # there is no version that can be served
+    ImageTooLargeError: 413,
+    ImageError: 415,
+    ClickError: 422,
+}
+
+
+def status_of(error: MSTError) -> int:
+    """The HTTP status of an error; 500 for what is the server's own fault."""
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+
+
+def message_of(error: MSTError) -> str:
+    """What an error says, without the traceback that Ray adds to one of another process."""
+    return str(getattr(error, "cause", error))

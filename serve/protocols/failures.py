@@ -1,0 +1,52 @@
+"""Errors in a protocol's own form, whatever raised them: the core, the body's limit or FastAPI's checks."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
+
+from mst.errors import MSTError
+from serve.errors import OverloadedError, message_of, status_of
+
+Say = Callable[[int, str], Response]
+"""From an HTTP status and a line of text to a reply."""
+
+
+def route_that_says(say: Say) -> type[APIRoute]:
+    """Return a kind of route whose errors are replies made by `say`."""
+
+    class Route(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            answer = super().get_route_handler()
+
+            async def answer_or_say(request: Request) -> Response:
+                try:
+                    return await answer(request)
+                except (RequestValidationError, ValidationError) as error:
+                    reply = say(422, first_mistake(error))
+                except HTTPException as error:
+                    reply = say(error.status_code, str(error.detail))
+                except MSTError as error:
+                    reply = say(status_of(error), message_of(error))
+                except (RayActorError, RayServeException):
+                    reply = say(503, "the model is not there")
+                if reply.status_code == 503:
+                    reply.headers["Retry-After"] = str(OverloadedError.retry_after)
+                return reply
+
+            return answer_or_say
+
+    return Route
+
+
+def first_mistake(error: RequestValidationError | ValidationError) -> str:
+    """Name the first wrong field, and why; the input itself is left out."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    why = str(first["msg"]).removeprefix("Value error, ")
+    return f"{where}: {why}" if where else why

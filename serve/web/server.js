@@ -1,0 +1,75 @@
+// The server's HTTP interface. Every call may be repeated, so what fails for a passing reason is tried again.
+
+const TRIES = 6;
+const PASSING = [429, 502, 503, 504];
+
+const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+
+export class ServerError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export class Server {
+  // askKey: resolves to an API key that a person gives, or to null; onRetry: is told that the server is away.
+  constructor(askKey, onRetry) {
+    this.askKey = askKey;
+    this.onRetry = onRetry;
+    this.key = sessionStorage.getItem("key");
+  }
+
+  async upload(file) {
+    return this.call("/v1/images", { body: file });
+  }
+
+  // Answers {mask, score, model, timing_ms, tokens} and the milliseconds that it took from here.
+  async mask(imageId, object) {
+    const { clicks, box, prior } = object;
+    const request = { clicks, box, prior: prior?.png ?? null, format: "png", tokens: true };
+    const headers = { "Content-Type": "application/json" };
+    const start = performance.now();
+    const reply = await this.call(`/v1/images/${imageId}/mask`, { headers, body: JSON.stringify(request) });
+    return { ...reply, milliseconds: performance.now() - start };
+  }
+
+  async call(path, options) {
+    for (let number = 0; ; number += 1) {
+      const response = await this.fetched(path, options);
+      if (response?.ok) return response.json();
+      if (response?.status === 401 && (await this.login())) continue;
+      const passing = !response || PASSING.includes(response.status);
+      if (!passing || number + 1 >= TRIES) throw await failure(response);
+      this.onRetry();
+      const asked = Number(response?.headers.get("Retry-After")) || 0;
+      await pause(Math.max(asked, Math.min(4, 0.2 * 2 ** number) * (0.5 + Math.random() / 2)));
+    }
+  }
+
+  async fetched(path, options) {
+    const key = this.key ? { Authorization: `Bearer ${this.key}` } : {};
+    try {
+      return await fetch(path, { method: "POST", ...options, headers: { ...options.headers, ...key } });
+    } catch {
+      return null; // no connection
+    }
+  }
+
+  // Calls that are refused at the same time share one question.
+  async login() {
+    this.asking ??= this.askKey().finally(() => (this.asking = null));
+    const key = await this.asking;
+    if (!key) return false;
+    this.key = key;
+    sessionStorage.setItem("key", key);
+    return true;
+  }
+}
+
+async function failure(response) {
+  if (!response) return new ServerError(0, "the server cannot be reached");
+  const body = await response.json().catch(() => ({}));
+  const detail = Array.isArray(body.detail) ? body.detail.map((each) => each.msg).join("; ") : body.detail;
+  return new ServerError(response.status, detail || `the server answered ${response.status}`);
+}

@@ -1,0 +1,197 @@
+"""The client: what it sends, what it tries again and for how long, and its command line."""
+
+import base64
+import json
+import time
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from mst.checkpoint import load_model
+from mst.clicks import Click
+from mst.client import Client, Retry, main
+from mst.errors import MSTError, ServerError
+from mst.predictor import Predictor
+from mst.zoom import Box
+from pipelines.cluster import free_port
+from tests.conftest import picture, png
+
+MASK = np.zeros((90, 140), bool)
+MASK[20:50, 30:80] = True
+CLICKS = [Click(30, 40, True), Click(70, 100, False)]
+QUICK = Retry(seconds=2, first_wait=0.01, max_wait=0.02)
+
+
+def answer(status: int = 200, **headers: str) -> httpx.Response:
+    """The server's."""
+    rle = coco_mask.encode(np.asfortranarray(MASK, np.uint8))
+    body = {
+        "mask": {"size": rle["size"], "counts": rle["counts"].decode()},
+        "score": 0.9,
+        "model": {"name": "mst", "version": "7", "digest": "0"},
+    }
+    return httpx.Response(status, json=body if status == 200 else {"detail": "no"}, headers=headers)
+
+
+class Wire(httpx.BaseTransport):
+    """Answers with what it is given, in turn; the last one stays."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers, self.requests = list(answers), []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        self.requests.append(request)
+        now = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(now, Exception):
+            raise now
+        return now
+
+
+def client(wire: Wire, **more) -> Client:
+    return Client("http://server", transport=wire, **{"retry": QUICK, **more})
+
+
+def test_it_sends_the_image_and_the_clicks_and_the_key():
+    wire = Wire(answer())
+    got = client(wire, api_key="secret").segment(picture(), CLICKS)
+    np.testing.assert_array_equal(got.mask, MASK)
+    assert (got.score, got.model) == (0.9, "mst/7")
+    request = wire.requests[0]
+    assert request.headers["Authorization"] == "Bearer secret"
+    sent = json.loads(request.content)
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(sent.pop("image")), np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(decoded, picture())
+    assert sent["clicks"] == [
+        {"x": 40, "y": 30, "is_positive": True},
+        {"x": 100, "y": 70, "is_positive": False},
+    ]
+
+
+def test_a_box_and_a_mask_to_correct_reach_the_model(local, predictor):
+    prior = MASK.copy()
+    got = Client(local).segment(picture(), CLICKS[1:], prior=prior).mask
+    np.testing.assert_array_equal(got, predictor.open(picture(), prior)(CLICKS[1:]))
+    wire = Wire(answer())
+    client(wire).segment(picture(), [], box=Box(10, 20, 50, 90))
+    assert json.loads(wire.requests[0].content)["box"] == [20, 10, 90, 50]
+    boxed = Client(local).segment(picture(), [], box=Box(10, 20, 50, 90)).mask
+    assert boxed.any()
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint) -> Predictor:
+    model, config = load_model(checkpoint)
+    return Predictor(model, config.eval)
+
+
+def test_a_files_bytes_are_sent_as_they_are():
+    wire = Wire(answer())
+    client(wire).segment(b"a file", CLICKS)
+    assert base64.b64decode(json.loads(wire.requests[0].content)["image"]) == b"a file"
+    assert "Authorization" not in wire.requests[0].headers
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        httpx.ConnectError("refused"),
+        httpx.RemoteProtocolError("server disconnected"),
+        httpx.ReadError("reset"),
+        httpx.ReadTimeout("silent"),
+        answer(429),
+        answer(502),
+        answer(503),
+        answer(504),
+    ],
+    ids=str,
+)
+def test_what_passes_is_tried_again_with_the_same_request(failure):
+    wire = Wire(failure, failure, answer())
+    np.testing.assert_array_equal(client(wire).segment(picture(), CLICKS).mask, MASK)
+    assert len(wire.requests) == 3
+    assert len({request.content for request in wire.requests}) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 415, 422, 500])
+def test_what_does_not_pass_is_not_tried_again(status):
+    wire = Wire(answer(status))
+    with pytest.raises(ServerError, match=f"/v1/segment: {status} .*no"):
+        client(wire).segment(picture(), CLICKS)
+    assert len(wire.requests) == 1
+
+
+def test_the_server_says_how_long_to_wait():
+    wire = Wire(answer(503, **{"Retry-After": "1"}), answer())
+    start = time.monotonic()
+    client(wire).segment(picture(), CLICKS)
+    assert 1 <= time.monotonic() - start < 1.9
+    wire = Wire(answer(503, **{"Retry-After": "3600"}), answer())
+    with pytest.raises(ServerError, match="503"):  # at once: it would be over before
+        client(wire).segment(picture(), CLICKS)
+    assert time.monotonic() - start < 1.9
+
+
+def test_tries_end_when_their_time_is_over():
+    for wire, message in (
+        (Wire(answer(503)), "503"),
+        (Wire(httpx.ConnectError("refused")), r"refused, after \d+ tries"),
+    ):
+        start = time.monotonic()
+        with pytest.raises(ServerError, match=message):
+            client(wire, retry=Retry(seconds=0.3, first_wait=0.01, max_wait=0.05)).upload(picture())
+        assert 0.1 < time.monotonic() - start < 1
+        assert len(wire.requests) > 3
+    wire = Wire(answer(503))
+    with pytest.raises(ServerError, match="503"):
+        client(wire, retry=Retry(seconds=0)).upload(picture())
+    assert len(wire.requests) == 1
+
+
+def test_waits_double_up_to_the_longest_and_differ_between_clients():
+    retry = Retry(first_wait=1, max_wait=8)
+    for number, longest in enumerate((1, 2, 4, 8, 8)):
+        waits = {retry.wait(number, None) for _ in range(50)}
+        assert longest / 2 <= min(waits) < max(waits) <= longest
+        assert len(waits) == 50
+
+
+def test_an_address_without_a_scheme_is_said_so():
+    with pytest.raises(ServerError, match="no address of a server"):
+        Client("localhost:8000").upload(picture())
+
+
+def test_the_command_line_writes_the_mask_over_the_image(local, tmp_path, capsys):
+    path = tmp_path / "photo.png"
+    path.write_bytes(png(picture()))
+    options = [str(path), "--url", local, "--click", "30,20", "--negative", "100,70"]
+    main(options)
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "photo_mask.png") in printed
+    drawn = cv2.imread(str(tmp_path / "photo_mask.png"), cv2.IMREAD_COLOR_RGB)
+    assert drawn.shape == picture().shape
+    mask = Client(local).segment(picture(), [Click(20, 30, True), Click(70, 100, False)]).mask
+    outside = ~cv2.dilate(mask.astype(np.uint8), np.ones((9, 9))).astype(bool)
+    outside[60:80, 90:110] = outside[10:30, 20:40] = False  # the clicks are drawn there
+    dimmed = picture()[outside].astype(float) * 0.4
+    assert outside.any()
+    assert np.abs(drawn[outside] - dimmed).max() <= 1
+
+    main([*options, "--out", str(tmp_path / "here.png")])
+    assert (tmp_path / "here.png").exists()
+    (tmp_path / "notes.txt").write_text("no image")
+    for name, message in (("notes.txt", "not an image"), ("none.png", "No such file")):
+        with pytest.raises(MSTError, match=message):
+            main([str(tmp_path / name), "--click", "1,1", "--url", local])
+    with pytest.raises(MSTError, match="refused"):
+        main([str(path), "--click", "1,1", "--url", f"http://127.0.0.1:{free_port()}", "--patience", "0"])
+
+
+@pytest.mark.parametrize("click", ["1", "a,b", "1,2,3", "1.5,2"])
+def test_a_wrong_click_is_said_so(click, capsys):
+    with pytest.raises(SystemExit):
+        main(["photo.png", "--click", click])
+    assert "X,Y in pixels" in capsys.readouterr().err

@@ -1,0 +1,379 @@
+"""The HTTP interface around a model in this process: who is let in, with how much, and what comes out."""
+
+import base64
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from pycocotools import mask as coco_mask
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import response_schema_conformance
+
+from mst.checkpoint import WEIGHTS, load_model, save_checkpoint, verify
+from mst.clicks import Click
+from mst.config import Config
+from mst.model import MST
+from mst.predictor import Predictor, start_from
+from serve.api import build_api
+from serve.app import settle
+from serve.core import Core
+from serve.keys import Keys
+from serve.metrics import Metrics
+from serve.segmenter import Segmenter
+from serve.session import Sessions
+from serve.settings import ServeSettings
+from serve.store import open_store
+from serve.versions import Versions
+from tests.conftest import TINY_MODEL, listening, local_api, picture, png, random_mask
+
+KEY = "annotators-0123456789"
+CLICKS = [{"x": 30, "y": 20}, {"x": 100, "y": 50}]
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint) -> Predictor:
+    model, config = load_model(checkpoint)
+    return Predictor(model, config.eval)
+
+
+@pytest.fixture(scope="module")
+def http(local):
+    with httpx.Client(base_url=local, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def mask_url(http) -> str:
+    return f"/v1/images/{http.post('/v1/images', content=png(picture())).json()['image_id']}/mask"
+
+
+@pytest.fixture
+def serving(checkpoint, tmp_path):
+    """Starts an interface of its own, by settings and keys."""
+
+    def start(*keys: str, **more):
+        basic = {"model": str(checkpoint), "image_store": str(tmp_path), "precision": "fp32", "max_batch": 1}
+        return listening(local_api(ServeSettings(**basic, **more), *keys))
+
+    return start
+
+
+def decoded(reply) -> np.ndarray:
+    return coco_mask.decode(reply["mask"]).astype(bool)
+
+
+# --- what can be asked for
+
+
+def test_a_prior_mask_is_corrected_as_by_the_library(http, mask_url, predictor):
+    prior = random_mask(np.random.default_rng(1), 90, 140)
+    clicks = [Click(20, 30, False)]
+    expected = predictor.predict(picture(), clicks, start_from(prior)).mask(predictor.config.threshold)
+    rle = coco_mask.encode(np.asfortranarray(prior, np.uint8))
+    rle = {"size": rle["size"], "counts": rle["counts"].decode()}
+    for form in (rle, base64.b64encode(png(np.repeat(prior[..., None] * np.uint8(255), 3, 2))).decode()):
+        sent = {"clicks": [{"x": 30, "y": 20, "is_positive": False}], "prior": form}
+        np.testing.assert_array_equal(decoded(http.post(mask_url, json=sent).json()), expected)
+    without = decoded(http.post(mask_url, json={"clicks": CLICKS[:1]}).json())
+    assert (without != expected).any()
+
+
+def test_a_box_alone_says_where_the_object_is(http, mask_url):
+    reply = http.post(mask_url, json={"box": [20, 10, 90, 70]}).json()
+    assert decoded(reply).any()
+    for box, why in (([20, 10, 20, 70], "left < right <= 140"), ([20, 10, 141, 70], "left < right <= 140")):
+        answer = http.post(mask_url, json={"box": box})
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["body", "box"]
+        assert why in answer.json()["detail"][0]["msg"]
+
+
+def test_the_reply_says_all_of_the_mask(http, mask_url, predictor):
+    sent = {"clicks": CLICKS, "threshold": 0.7, "probabilities": True, "tokens": True}
+    reply = http.post(mask_url, json=sent).json()
+    clicks = [Click(20, 30, True), Click(50, 100, True)]
+    expected = predictor.predict(picture(), clicks)
+    mask = expected.mask(0.7)
+    np.testing.assert_array_equal(decoded(reply), mask)
+    rows, cols = np.nonzero(mask)
+    assert reply["box"] == [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
+    assert reply["score"] == pytest.approx(expected.score(0.7), abs=1e-6)
+    (tokens,) = reply["tokens"]
+    assert tokens["patch_size"] in TINY_MODEL.patch_sizes
+    assert len(tokens["boxes"]) == len(tokens["scores"]) > 0
+    assert all(0 <= x1 < x2 <= 140 and 0 <= y1 < y2 <= 90 for x1, y1, x2, y2 in tokens["boxes"])
+    assert http.post(mask_url, json={"clicks": CLICKS}).json()["tokens"] is None
+
+
+def test_several_objects_of_an_image_are_one_request(http, mask_url):
+    objects = [{"clicks": CLICKS[:1]}, {"clicks": CLICKS}, {"box": [20, 10, 90, 70]}]
+    reply = http.post(f"{mask_url}s", json={"objects": objects}).json()
+    for one, sent in zip(reply["masks"], objects, strict=True):
+        assert one["mask"] == http.post(mask_url, json=sent).json()["mask"]
+    answer = http.post(f"{mask_url}s", json={"objects": [objects[0], {"clicks": [{"x": 140, "y": 0}]}]})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "objects", 1, "clicks", 0, "x"]
+
+
+def test_a_folder_has_no_aliases(http, mask_url):
+    answer = http.post(mask_url, json={"clicks": CLICKS}, headers={"X-Model-Alias": "challenger"})
+    assert answer.status_code == 404
+    assert "no alias 'challenger'" in answer.json()["detail"]
+
+
+def test_metrics_count_what_was_done(http, mask_url):
+    http.post(mask_url, json={"clicks": CLICKS})
+    http.post(mask_url, json={"clicks": CLICKS})
+    http.post(mask_url, json={"clicks": []})
+    text = http.get("/metrics").text
+    for line in (
+        'mst_requests_total{method="POST",replica="local",route="/v1/images/{image_id}/mask",status="422"}',
+        'mst_cache_total{cache="prediction",replica="local",result="hit"}',
+        'mst_stage_seconds_bucket{le="+Inf",replica="local",stage="model"}',
+        'mst_batch_size_bucket{le="1.0",replica="local"}',
+        "mst_requests_in_hand",
+    ):
+        assert line in text
+
+
+# --- who is let in
+
+
+def test_with_keys_all_but_the_page_and_the_probes_wants_one(serving):
+    with serving(KEY) as url, httpx.Client(base_url=url) as client:
+        for path in ("/", "/web/app.js", "/healthz", "/readyz"):
+            assert client.get(path).status_code == 200
+        for path in ("/metrics", "/docs", "/openapi.json", "/v1/images", "/nowhere"):
+            reply = client.get(path)
+            assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
+        assert client.post("/v1/images", content=png(picture())).status_code == 401
+        allowed = {"Authorization": f"Bearer {KEY}", "Host": "annotate.example"}
+        assert client.post("/v1/images", content=png(picture()), headers=allowed).status_code == 201
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(serving):
+    with serving(KEY, key_rate=2) as url, httpx.Client(base_url=url, headers={"Token": KEY}) as client:
+        replies = [client.get("/metrics") for _ in range(6)]
+        assert [reply.status_code for reply in replies] == [200] * 4 + [429] * 2
+        assert int(replies[-1].headers["retry-after"]) >= 1
+
+
+def test_without_keys_a_page_of_another_site_gets_nothing(http):
+    assert http.get("/", headers={"Host": "evil.example"}).status_code == 403  # DNS rebinding
+    assert http.get("/", headers={"Host": "localhost:9"}).status_code == 200
+    allowed = http.options("/v1/segment", headers={"Origin": "https://evil.example"}).headers
+    assert "access-control-allow-origin" not in allowed
+
+
+# --- how much each may bring
+
+
+def test_more_than_fits_is_refused_at_once_and_then_served(serving):
+    with serving(max_requests=2) as url:
+        image_id = httpx.post(f"{url}/v1/images", content=png(picture())).json()["image_id"]
+
+        def ask(number: int) -> httpx.Response:
+            clicks = {"clicks": [{"x": number, "y": click} for click in range(40)]}
+            return httpx.post(f"{url}/v1/images/{image_id}/mask", json=clicks, timeout=60)
+
+        with ThreadPoolExecutor(12) as pool:
+            replies = list(pool.map(ask, range(24)))
+        statuses = [reply.status_code for reply in replies]
+        assert set(statuses) == {200, 503}
+        refused = next(reply for reply in replies if reply.status_code == 503)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "in hand already" in refused.json()["detail"]
+        assert ask(0).status_code == 200
+
+
+def test_what_takes_too_long_is_given_up(serving):
+    with serving(deadline_seconds=0.2) as url:
+        image_id = httpx.post(f"{url}/v1/images", content=png(picture())).json()["image_id"]
+        clicks = {"clicks": [{"x": 1, "y": 1}] * 200}
+        reply = httpx.post(f"{url}/v1/images/{image_id}/mask", json=clicks, timeout=60)
+        assert reply.status_code == 503
+        assert reply.headers["retry-after"]
+
+        def slowly():
+            yield b"{"
+            time.sleep(1)
+            yield b"}"
+
+        reply = httpx.post(f"{url}/v1/segment", content=slowly(), timeout=60)
+        assert reply.status_code == 408
+
+
+def test_a_small_body_of_a_million_objects_is_refused(serving):
+    with serving(max_bytes=4_000_000) as url:
+        reply = httpx.post(f"{url}/v1/segment", content=b"[" * 1_000_001, timeout=60)
+        assert reply.status_code == 413
+        reply = httpx.post(
+            f"{url}/v1/segment", content=b"[" * 900_000, timeout=60
+        )  # deeper than Python's stack
+        assert reply.status_code in (400, 422)
+
+
+# --- what nobody should send
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+numbers = st.floats() | st.integers() | st.sampled_from([1e308, -1e-308, 2**63, 139.999999, 89.5, -0.0])
+clicks = st.lists(
+    st.fixed_dictionaries(
+        {"x": numbers | anything, "y": numbers | anything}, optional={"is_positive": st.booleans() | anything}
+    ),
+    max_size=4,
+)
+rles = st.fixed_dictionaries(
+    {
+        "size": st.sampled_from([[90, 140]]) | anything,
+        "counts": st.text(st.characters(max_codepoint=127)) | anything,
+    }
+)
+requests = st.fixed_dictionaries(
+    {},
+    optional={
+        "clicks": clicks | anything,
+        "box": st.lists(st.integers(-5, 150), min_size=4, max_size=4) | anything,
+        "prior": rles | st.text() | anything,
+        "threshold": numbers | anything,
+        "format": st.sampled_from(["rle", "png", "polygons"]) | anything,
+        "tolerance": numbers | anything,
+        "min_area": numbers | anything,
+        "probabilities": st.booleans() | anything,
+        "tokens": st.booleans() | anything,
+        "image": st.text() | st.binary().map(lambda data: base64.b64encode(data).decode()) | anything,
+    },
+)
+hostile = settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+
+
+@hostile
+@given(body=requests | anything, route=st.sampled_from(["mask", "masks", "segment"]))
+def test_no_json_makes_the_server_fail(http, mask_url, body, route):
+    path = "/v1/segment" if route == "segment" else mask_url.removesuffix("mask") + route
+    sent = json.dumps({"objects": [body]} if route == "masks" else body).encode()
+    reply = http.post(path, content=sent, headers={"Content-Type": "application/json"})
+    assert reply.status_code in (200, 413, 415, 422), reply.text
+    if reply.status_code == 200 and route == "mask":
+        assert 0 <= reply.json()["score"] <= 1
+
+
+def test_the_interface_is_what_its_openapi_says(local):
+    schema = schemathesis.openapi.from_url(f"{local}/openapi.json")
+    operations = [each.ok() for each in schema.get_all_operations()]
+    assert len(operations) >= 6
+    for operation in operations:
+
+        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @given(case=operation.as_strategy())
+        def check(case):
+            case.call_and_validate(checks=[not_a_server_error, response_schema_conformance])
+
+        check()
+
+
+@hostile
+@given(data=st.binary(max_size=200), cut=st.integers(0, 40_000), flip=st.integers(0, 40_000))
+def test_no_image_makes_the_server_fail(http, data, cut, flip):
+    good = bytearray(png(picture()))
+    flipped = bytes([*good[: flip % len(good)], *data, *good[flip % len(good) + 1 :]])
+    for body in (data, bytes(good[: cut % len(good)]), flipped):
+        assert http.post("/v1/images", content=body).status_code in (201, 413, 415)
+
+
+# --- which version answers
+
+
+def register(registry: str, folder) -> str:
+    """Make a checkpoint a version of the registered model, and the champion."""
+    client = MlflowClient(registry, registry)
+    if not client.search_registered_models("name = 'mst'"):
+        client.create_registered_model("mst")
+    tags = {"sha256": verify(folder)["sha256"][WEIGHTS]}
+    version = client.create_model_version("mst", str(folder), tags=tags).version
+    client.set_registered_model_alias("mst", "champion", version)
+    return str(version)
+
+
+def random_checkpoint(folder, seed: int, bias: float = 0.0):
+    weights = MST(TINY_MODEL).state_dict()
+    weights["head.conv_seg.bias"][:] = bias + 0.01 * seed
+    save_checkpoint(folder, weights, Config(model=TINY_MODEL))
+    return folder
+
+
+def versioned_api(settings: ServeSettings):
+    """The HTTP interface around the segmenter's own class, which runs without Ray too."""
+    settings, first = settle(settings)
+    segmenter, metrics = Segmenter(settings, first), Metrics("local")
+    sessions = Sessions(settings, open_store(settings.image_store, 60, 10**9), segmenter.predict, metrics)
+    versions = Versions(settings, first, segmenter.describe)
+    return build_api(Core(sessions, versions, metrics, 30), settings, Keys((), 1))
+
+
+def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    register(registry, random_checkpoint(tmp_path / "one", 1))
+    settings = ServeSettings(
+        model="models:/mst@champion", image_store=str(tmp_path / "images"), poll_seconds=0.2, max_batch=1
+    )
+    with listening(versioned_api(settings)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        path = f"/v1/images/{client.post('/v1/images', content=png(picture())).json()['image_id']}/mask"
+        assert client.get("/readyz").json()["version"] == "1"
+        seen, done = [], threading.Event()
+
+        def click() -> None:
+            with httpx.Client(base_url=url, timeout=30) as annotator:
+                while not done.is_set():
+                    reply = annotator.post(path, json={"clicks": CLICKS})
+                    seen.append((reply.status_code, reply.json().get("model", {}).get("version")))
+
+        annotator = threading.Thread(target=click)
+        annotator.start()
+        register(registry, random_checkpoint(tmp_path / "two", 2))
+        until(lambda: client.get("/readyz").json()["version"] == "2")
+        register(registry, random_checkpoint(tmp_path / "three", 3, bias=float("nan")))
+        until(lambda: client.get("/readyz").json()["rejected"])
+        ready = client.get("/readyz").json()
+        assert ready["version"] == "2"
+        assert ready["rejected"]["model"] == "models:/mst/3"
+        assert "no numbers" in ready["rejected"]["reason"]
+        register(registry, random_checkpoint(tmp_path / "four", 4))
+        until(lambda: client.get("/readyz").json()["version"] == "4")
+        assert client.get("/readyz").json()["rejected"] is None
+        done.set()
+        annotator.join()
+        assert {status for status, _ in seen} == {200}
+        answered = [version for _, version in seen]
+        assert answered == sorted(answered)  # never back, and never the broken one
+        assert {"1", "2"} <= set(answered) <= {"1", "2", "4"}
+
+        MlflowClient(registry, registry).set_registered_model_alias("mst", "challenger", "1")
+        other = client.post(path, json={"clicks": CLICKS}, headers={"X-Model-Alias": "challenger"})
+        assert other.json()["model"]["version"] == "1"
+        wrong = client.post(path, json={"clicks": CLICKS}, headers={"X-Model-Alias": "nobody"})
+        assert wrong.status_code == 404
+
+
+def until(holds, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)

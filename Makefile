@@ -43,10 +43,6 @@ test-cluster: $(READY) ## submit a job to a real Ray cluster on this machine
 test-chaos: $(READY) ## kill workers, lose a node, take the store away: some twenty minutes
 	$(BIN)/python -m pytest -m chaos
 
-.PHONY: test-sweeps
-test-sweeps: $(READY) ## what TPE and ASHA save against random search: some ten minutes
-	$(BIN)/python -m pytest -m sweeps
-
 .PHONY: test-services
 test-services: $(READY) ## MLflow on PostgreSQL and S3, and a clean install (needs apt-get install postgresql)
 	$(BIN)/python -m pytest -m services

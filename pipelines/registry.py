@@ -229,8 +229,15 @@ def _follow_last(client: MlflowClient) -> None:
 def _set_aliases(client: MlflowClient, champion: ModelVersion, there: Sequence[ModelVersion]) -> None:
     against = champion.tags[AGAINST]
     if any(str(each.version) == against for each in there):  # it may have been deleted
-        client.set_registered_model_alias(REGISTERED_MODEL, PREVIOUS, against)
-    client.set_registered_model_alias(REGISTERED_MODEL, CHAMPION, str(champion.version))
+        _set_alias(client, PREVIOUS, against)
+    _set_alias(client, CHAMPION, str(champion.version))
+
+
+def _set_alias(client: MlflowClient, alias: str, number: str) -> None:
+    try:
+        client.set_registered_model_alias(REGISTERED_MODEL, alias, number)
+    except MlflowException:  # MLflow looks before it inserts: of two clients at once, one is refused
+        client.set_registered_model_alias(REGISTERED_MODEL, alias, number)
 
 
 def _log_entry(seen: Standing, promotion: Promotion) -> dict[str, str]:

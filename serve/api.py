@@ -191,7 +191,10 @@ async def _explain(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, MSTError)
     status = status_of(error)
     headers = {"Retry-After": str(getattr(error, "retry_after", 1))} if status == 503 else None
-    return JSONResponse({"detail": message_of(error)}, status_code=status, headers=headers)
+    message = message_of(error)
+    # In FastAPI's own form where the body is wrong, as the interface's description has it.
+    detail = _wrong_body(message) if status == 422 else message
+    return JSONResponse({"detail": detail}, status_code=status, headers=headers)
 
 
 async def _explain_away(request: Request, error: Exception) -> JSONResponse:
@@ -259,5 +262,9 @@ def _corners(box: Box) -> tuple[int, int, int, int]:
 
 def _invalid(*where_and_why: Any) -> HTTPException:
     """A 422 in the form of FastAPI's own."""
+    return HTTPException(422, _wrong_body(*where_and_why))
+
+
+def _wrong_body(*where_and_why: Any) -> list[dict[str, Any]]:
     *where, why = where_and_why
-    return HTTPException(422, [{"loc": ["body", *where], "msg": why, "type": "value_error"}])
+    return [{"loc": ["body", *where], "msg": why, "type": "value_error"}]

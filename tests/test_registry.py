@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from upath import UPath
 
 from mst.config import Config
@@ -74,6 +76,22 @@ def check_race(uri: str, told: list[dict], clients: int, rounds: int, before: in
 def test_of_promotions_at_the_same_time_one_wins(registry, source, tmp_path):
     told = race(registry, source, tmp_path / "race", clients=2, rounds=4)
     check_race(registry, told, clients=2, rounds=4)
+
+
+def test_an_alias_that_another_client_sets_for_the_first_time_is_set_again(registry, source, monkeypatch):
+    set_alias, refused = MlflowClient.set_registered_model_alias, []
+
+    def set_once(client, name, alias, number):
+        if alias not in refused:  # as the database does to the second of two that insert the alias
+            refused.append(alias)
+            raise MlflowException("UNIQUE constraint failed")
+        set_alias(client, name, alias, number)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", set_once)
+    client = connect(registry)
+    assert [promoted(client, source).is_champion for _ in range(2)] == [True, True]
+    assert refused == ["champion", "previous"]
+    assert str(standing(client).champion.version) == "2"
 
 
 def promoted(client, source, seen=None, kind="better"):

@@ -65,12 +65,16 @@ def swept(plan, folder, registry):
 
 
 def children(registry, folder):
-    """The MLflow runs inside a sweep's, by name."""
+    """The MLflow runs inside a sweep's, by name: the last of each trial."""
     client = MlflowClient(registry, registry)
     parent = client.get_run(find_run(registry, folder).run_id).info
-    found = client.search_runs([parent.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
-    assert len({each.info.run_name for each in found}) == len(found)  # one for each trial
-    return {each.info.run_name: each for each in found}
+    ours = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
+    found = {}
+    for run in client.search_runs([parent.experiment_id], ours, order_by=["start_time ASC"]):
+        # Only what was killed before its first checkpoint begins anew.
+        assert run.info.run_name not in found or found[run.info.run_name].info.status == "KILLED"
+        found[run.info.run_name] = run
+    return found
 
 
 def all_cores_are_free():

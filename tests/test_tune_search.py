@@ -5,7 +5,6 @@ import math
 import statistics
 from types import SimpleNamespace
 
-import pytest
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
@@ -88,7 +87,6 @@ def test_tpe_and_asha_take_half_the_epochs_of_random_search(tmp_path):
     assert ours <= random / 2
 
 
-@pytest.mark.sweeps
 def test_so_they_do_through_ray_tune(cluster, tmp_path):
     iou = learning()
 

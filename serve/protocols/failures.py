@@ -17,6 +17,12 @@ Say = Callable[[int, str], Response]
 """From an HTTP status and a line of text to a reply."""
 
 
+IN_ITS_FORM: dict[int | str, dict[str, Any]] = {
+    422: {"description": "What is wrong with the request, in the protocol's own form"}
+}
+"""Replies of such routes, for the interface's description: FastAPI would promise its own form."""
+
+
 def route_that_says(say: Say) -> type[APIRoute]:
     """Return a kind of route whose errors are replies made by `say`."""
 

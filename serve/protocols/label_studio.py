@@ -19,7 +19,7 @@ from mst.errors import ClickError
 from serve.core import Core, Options, Segmentation, StoredImage
 from serve.errors import RequestError
 from serve.protocols.brush import brush_rle
-from serve.protocols.failures import route_that_says
+from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.label_studio_images import LabelStudioImages
 from serve.protocols.wire import Wire, box_between, click_at
 from serve.registry import ModelInfo
@@ -210,7 +210,7 @@ def router(core: Core, settings: ServeSettings) -> APIRouter:
     """Return the routes that Label Studio calls."""
     images = LabelStudioImages(settings.label_studio_url, settings.label_studio_token, settings.max_bytes)
     handlers = Handlers(core, images)
-    routes = APIRouter(tags=["Label Studio"], route_class=route_that_says(_say))
+    routes = APIRouter(tags=["Label Studio"], route_class=route_that_says(_say), responses=IN_ITS_FORM)
     routes.add_api_route("/health", handlers.health, methods=["GET"])
     routes.add_api_route("/setup", handlers.setup, methods=["POST"])
     routes.add_api_route("/versions", handlers.versions, methods=["GET"])

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from serve.core import Core
 from serve.encoding import encode
 from serve.errors import RequestError
-from serve.protocols.failures import route_that_says
+from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.wire import ImageFile, Wire, click_at
 from serve.schemas import MAX_CLICKS, ClickIn, MaskFormat
 
@@ -96,7 +96,7 @@ class Handlers:
     async def ping(self) -> Response:
         """Answer once the model can."""
         await self._core.describe()
-        return Response("\n", media_type="application/json")
+        return PlainTextResponse("\n")
 
     async def version(self) -> Response:
         """Name the version of MLflow whose protocol this is."""
@@ -139,8 +139,9 @@ def _say(status: int, text: str) -> Response:
 
 def router(core: Core) -> APIRouter:
     """Return the routes that MLflow's clients call, but for /health, which `label_studio` answers."""
-    handlers, routes = Handlers(core), APIRouter(tags=["MLflow"], route_class=route_that_says(_say))
-    routes.add_api_route("/ping", handlers.ping, methods=["GET"])
-    routes.add_api_route("/version", handlers.version, methods=["GET"])
+    handlers = Handlers(core)
+    routes = APIRouter(tags=["MLflow"], route_class=route_that_says(_say), responses=IN_ITS_FORM)
+    routes.add_api_route("/ping", handlers.ping, methods=["GET"], response_class=PlainTextResponse)
+    routes.add_api_route("/version", handlers.version, methods=["GET"], response_class=PlainTextResponse)
     routes.add_api_route("/invocations", handlers.invocations, methods=["POST"])
     return routes

@@ -27,7 +27,7 @@ from mst.clicks import Click
 from mst.data.images import RGB
 from serve.core import Core, Options, Segmentation, StoredImage
 from serve.errors import RequestError, UnknownModelError
-from serve.protocols.failures import route_that_says
+from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.tensors import HEADER_LENGTH, Array, Parameters, Tensor, pack, split, unpack
 from serve.protocols.wire import Wire, box_between, click_at, image_bytes
 from serve.registry import ModelInfo
@@ -204,7 +204,12 @@ def _say(status: int, text: str) -> Response:
 def router(core: Core) -> APIRouter:
     """Return the protocol's routes."""
     handlers = Handlers(core)
-    routes = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], route_class=route_that_says(_say))
+    routes = APIRouter(
+        prefix="/v2",
+        tags=["Open Inference Protocol"],
+        route_class=route_that_says(_say),
+        responses=IN_ITS_FORM,
+    )
     routes.add_api_route("", handlers.server, methods=["GET"])
     routes.add_api_route("/health/live", handlers.live, methods=["GET"])
     routes.add_api_route("/health/ready", handlers.ready, methods=["GET"])

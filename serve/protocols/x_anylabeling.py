@@ -18,7 +18,7 @@ from mst.errors import ClickError
 from serve.core import Core, Options
 from serve.encoding import polygons
 from serve.errors import UnknownModelError
-from serve.protocols.failures import route_that_says
+from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.wire import ImageFile, Wire, box_between, click_at
 from serve.schemas import MAX_CLICKS
 
@@ -134,7 +134,7 @@ def _say(status: int, text: str) -> Response:
 def router(core: Core) -> APIRouter:
     """Return the routes that X-AnyLabeling calls, but for /health, which `label_studio` answers."""
     handlers = Handlers(core)
-    routes = APIRouter(tags=["X-AnyLabeling"], route_class=route_that_says(_say))
+    routes = APIRouter(tags=["X-AnyLabeling"], route_class=route_that_says(_say), responses=IN_ITS_FORM)
     routes.add_api_route("/v1/models", handlers.models, methods=["GET"])
     routes.add_api_route("/v1/models/{name}/info", handlers.model, methods=["GET"])
     routes.add_api_route("/v1/predict", handlers.predict, methods=["POST"])

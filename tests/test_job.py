@@ -1,4 +1,4 @@
-"""`ray job submit` to a cluster that `ray start` made, and what it uploads: `make test-cluster`."""
+"""`ray job submit` and `serve deploy` to a cluster that `ray start` made: `make test-cluster`."""
 
 import json
 import os
@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -17,15 +19,19 @@ from zipfile import ZipFile
 import httpx
 import mlflow
 import pytest
+import yaml
 from ray._private.runtime_env.packaging import create_package
 from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
 from mst.checkpoint import MANIFEST
+from mst.clicks import Click
+from mst.client import Client
 from mst.config import Config
 from mst.overrides import override
 from pipelines.cluster import free_port
 from pipelines.storage import PROJECT
-from tests.conftest import as_options
+from serve.keys import VARIABLE
+from tests.conftest import as_options, picture
 
 pytestmark = pytest.mark.cluster
 
@@ -34,6 +40,7 @@ STAYS = (".git", ".venv", "checkpoints", "data", "docs", "mlruns", "out", "runs"
 MEGABYTE = 2**20
 EPOCHS = 20
 COMMIT = "0123456789" * 4
+KEY = "a key for the server"
 
 
 class Cluster(NamedTuple):
@@ -90,7 +97,7 @@ def cluster() -> Iterator[Cluster]:
     path = f"{PROGRAMS}:{os.environ['PATH']}"
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     at_once = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # or its end takes half a minute
-    environment = {**os.environ, "PATH": path, **token, **at_once}
+    environment = {**os.environ, "PATH": path, **token, **at_once, VARIABLE: KEY}
     dashboard, agent = free_port(), free_port()
     address = f"http://127.0.0.1:{dashboard}"
     # Not `ray stop` in the end: it would stop every Ray on the machine.
@@ -121,6 +128,41 @@ def cluster() -> Iterator[Cluster]:
 def options(config: Config, storage: Path) -> list[str]:
     """Of a training, which is named `job`."""
     return ["--name", "job", "--storage", str(storage), *as_options(config)]
+
+
+def test_a_server_is_deployed_and_changed(cluster, checkpoint, tmp_path):
+    config, port = yaml.safe_load((PROJECT / "serve" / "config.yaml").read_text()), free_port()
+    config["http_options"] |= {"host": "127.0.0.1", "port": port}
+    settings = config["applications"][0]["args"]
+    settings |= {"model": str(checkpoint), "image_store": str(tmp_path / "images"), "cpus_per_replica": 1}
+    file = tmp_path / "config.yaml"
+
+    def deploy():
+        file.write_text(yaml.safe_dump(config))
+        command = [PROGRAMS / "serve", "deploy", str(file), "--address", cluster.address]
+        told = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stderr
+
+    def becomes(holds):
+        for _ in range(240):
+            with suppress(httpx.HTTPError):
+                if holds():
+                    return True
+            time.sleep(0.5)
+        return False
+
+    url = f"http://127.0.0.1:{port}"
+    deploy()
+    assert becomes(lambda: httpx.get(f"{url}/readyz").is_success)
+    assert httpx.post(f"{url}/v1/images", content=b"").status_code == 401
+    with Client(url, api_key=KEY) as client:
+        mask = client.segment(picture(), [Click(20, 30, True)]).mask
+    assert mask.shape == picture().shape[:2]
+    settings["max_bytes"] = 10
+    deploy()
+    bearer = {"Authorization": f"Bearer {KEY}"}
+    too_large = partial(httpx.post, f"{url}/v1/images", content=bytes(11), headers=bearer)
+    assert becomes(lambda: too_large().status_code == 413)
 
 
 def test_a_stopped_job_goes_on_and_finishes(cluster, registry, config, tmp_path):

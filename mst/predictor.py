@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -53,10 +54,11 @@ class Prediction:
 
     def score(self, threshold: float) -> float:
         """The IoU that the mask would have, were the probabilities right: E[intersection] / E[union]."""
-        mask = self.mask(threshold)
-        inside = float(self.probabilities[mask].sum())
-        union = int(mask.sum()) + float(self.probabilities[~mask].sum())
-        return inside / union if union else 0.0
+        mask = self.mask(threshold).view(np.uint8)
+        area = cv2.countNonZero(mask)
+        inside = area * cv2.mean(self.probabilities, mask)[0]  # much faster than NumPy's indexing
+        union = area + cv2.sumElems(self.probabilities)[0] - inside
+        return min(1.0, inside / union) if union > 0 else 0.0
 
 
 def start_from(mask: Mask) -> Prediction:
@@ -70,8 +72,8 @@ class Crop:
 
     image: RGB
     """(S, S, 3)."""
-    prev_mask: Probabilities
-    """(S, S)."""
+    prev_mask: Probabilities | None
+    """(S, S); None before the first prediction, where it is 0 everywhere."""
     clicks: tuple[Click, ...]
     """In pixels of the crop; those of a zoomed-out past may lie outside."""
     box: Box | None
@@ -100,9 +102,7 @@ def next_crop(
     if previous and config.zoom and len(clicks) > 1:
         box = zoom_box(previous.mask(config.threshold), clicks, previous.box, config)
     seen = box or Box(0, 0, height, width)
-    prev_mask = np.zeros((size, size), np.float32)
-    if previous:
-        prev_mask = resize(previous.probabilities[seen.slices()], size, size)
+    prev_mask = resize(previous.probabilities[seen.slices()], size, size) if previous else None
     is_same = last is not None and (last.box or Box(0, 0, height, width)) == seen
     return Crop(
         image=last.image if last and is_same else resize(image[seen.slices()], size, size),
@@ -164,7 +164,9 @@ def outputs(model: MST, crops: Sequence[Crop], slots: int = 0) -> Output:
     """
     device = model.mean.device
     image = torch.from_numpy(np.stack([crop.image for crop in crops])).to(device)
-    prev_mask = torch.from_numpy(np.stack([crop.prev_mask for crop in crops])).to(device)
+    nothing = np.zeros(crops[0].image.shape[:2], np.float32)
+    prev_masks = [nothing if crop.prev_mask is None else crop.prev_mask for crop in crops]
+    prev_mask = torch.from_numpy(np.stack(prev_masks)).to(device)
     slots = max(slots, *(len(crop.clicks) for crop in crops))
     clicks = click_tensor([crop.clicks for crop in crops], slots).to(device)
     output: Output = model(image.permute(0, 3, 1, 2).float() / 255, clicks, prev_mask[:, None])
@@ -236,7 +238,8 @@ def _begins(prediction: Prediction, clicks: Sequence[Click]) -> bool:
 def _mirrored(crop: Crop) -> Crop:
     last = crop.image.shape[1] - 1
     clicks = tuple(Click(each.row, last - each.col, each.is_positive) for each in crop.clicks)
-    return Crop(crop.image[:, ::-1], crop.prev_mask[:, ::-1], clicks, crop.box)
+    prev_mask = None if crop.prev_mask is None else crop.prev_mask[:, ::-1]
+    return Crop(crop.image[:, ::-1], prev_mask, clicks, crop.box)
 
 
 def _into(box: Box, size: int, click: Click) -> Click:

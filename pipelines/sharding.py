@@ -115,10 +115,9 @@ class Evaluator:
     def _ready(self, method: MST | Open) -> MST | Open:
         if isinstance(method, MST):
             size = method.config.image_size
-            blank = np.zeros((size, size), np.float32)
             method.eval().to(self._device)
             image, click = np.zeros((size, size, 3), np.uint8), Click(0, 0, is_positive=True)
-            forward(method, [Crop(image, blank, (click,), None)])  # the first is slow
+            forward(method, [Crop(image, None, (click,), None)])  # the first is slow
         return method
 
 

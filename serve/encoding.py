@@ -7,9 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from mst.clicks import Mask
+from mst.data.encode import encode_mask
 from mst.data.images import opened
 from mst.errors import ClickError, ImageError
 from mst.predictor import Probabilities
@@ -27,8 +27,7 @@ def encode(
 
 def rle(mask: Mask) -> RLE:
     """Encode a mask (H, W) as COCO's compressed run-length encoding."""
-    found = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return RLE(size=found["size"], counts=found["counts"].decode())
+    return RLE(size=mask.shape, counts=encode_mask(mask).decode())
 
 
 def png(mask: Mask) -> bytes:

@@ -132,7 +132,7 @@ class ServedModel:
         rows, cols = np.ogrid[:size, :size]
         pixels = np.random.default_rng(0).integers(0, 100, (size, size, 3), dtype=np.uint8)
         pixels[(rows - size / 2) ** 2 + (cols - size / 2) ** 2 < (size / 4) ** 2] += 120
-        return Crop(pixels, np.zeros((size, size), np.float32), (Click(size / 2, size / 2, True),), None)
+        return Crop(pixels, None, (Click(size / 2, size / 2, True),), None)
 
     def _tried(self) -> NDArray[np.float32]:
         """The trial's probabilities, (S, S)."""

@@ -24,7 +24,7 @@ from serve.errors import OverloadedError
 from serve.images import decode
 from serve.load import Load
 from serve.metrics import Metrics
-from serve.model import Answer, Selected
+from serve.model import Answer, Description, Selected
 from serve.settings import ServeSettings
 from serve.store import ImageStore
 from serve.versions import Version
@@ -103,6 +103,7 @@ class Sessions:
     ) -> None:
         self._settings, self._store, self._forward, self._metrics = settings, store, forward, metrics
         self._images: ByteLRU[str, RGB] = ByteLRU(settings.cache_bytes)
+        self._whole: ByteLRU[tuple[str, int], Crop] = ByteLRU(settings.cache_bytes // 8)
         self._known: ByteLRU[tuple[str, str, str, tuple[Click, ...]], Known] = ByteLRU(settings.cache_bytes)
         self._load = Load(settings.queue_seconds)
         self._decoders = asyncio.Semaphore(_DECODERS)
@@ -161,7 +162,7 @@ class Sessions:
         for number in range(max(done + 1, len(start.clicks), 1), len(given) + 1):
             with self._stage("prepare"):
                 crop = await asyncio.to_thread(
-                    next_crop, image, given[:number], previous, description.image_size, description.eval
+                    self._next_crop, image_id, image, given[:number], previous, description
                 )
             began = time.perf_counter()
             with self._stage("model"), self._load.waiting():
@@ -180,6 +181,22 @@ class Sessions:
     def sweep(self) -> int:
         """Delete what the store keeps no longer; return how many images went."""
         return self._store.sweep()
+
+    def _next_crop(
+        self,
+        image_id: str,
+        image: RGB,
+        clicks: tuple[Click, ...],
+        previous: Prediction | None,
+        description: Description,
+    ) -> Crop:
+        """Prepare a forward; the whole image at the network's size is kept for the next object of it."""
+        key = image_id, description.image_size
+        last = self._whole.get(key)
+        crop = next_crop(image, clicks, previous, description.image_size, description.eval, last)
+        if crop.box is None and last is None:
+            self._whole.put(key, Crop(crop.image, None, (), None), crop.image.nbytes)
+        return crop
 
     def _longest_known(
         self, key: tuple[str, str, str], clicks: tuple[Click, ...]

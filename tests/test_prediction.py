@@ -62,7 +62,7 @@ def test_the_first_crop_is_the_whole_image_and_clicks_keep_their_pixel():
     crop = next_crop(image, [Click(0, 129, True)], None, 56, CONFIG)
     assert crop.image.shape == (56, 56, 3)
     assert crop.box is None
-    assert not crop.prev_mask.any()
+    assert crop.prev_mask is None
     # Pixel centres at half a pixel: the corner pixel stays in the corner.
     assert crop.clicks[0].row == pytest.approx(0.5 * 56 / 90 - 0.5)
     assert crop.clicks[0].col == pytest.approx(56 - 0.5 * 56 / 130 - 0.5)

@@ -1,4 +1,4 @@
-"""A server to measure, and annotators that click on it: shared by `serve` and `serve_faults`."""
+"""A server to measure, and annotators that click on it: shared by the benchmarks `serve*`."""
 
 import logging
 import math
@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,21 +132,37 @@ def total(annotators: list[Annotator]) -> Counter[str]:
 
 def resident_mb() -> float:
     """Memory of the server's processes on this machine, in MiB; pages that they share count for each."""
-    parents, pages = {}, {}
+    pages = 0
+    for process in _processes():
+        with suppress(OSError):  # it has ended meanwhile
+            pages += int((process / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def open_files() -> int:
+    """File descriptors of the server's processes on this machine."""
+    count = 0
+    for process in _processes():
+        with suppress(OSError):
+            count += len(list((process / "fd").iterdir()))
+    return count
+
+
+def _processes() -> list[Path]:
+    """The folders in /proc of our Ray's workers."""
+    parents, workers = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if (folder / "cmdline").read_bytes().startswith(b"ray::"):
-                pages[folder.name] = int((folder / "statm").read_text().split()[1])
+        with suppress(OSError):
             parents[folder.name] = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
-        except OSError:  # it has ended meanwhile
-            continue
+            if (folder / "cmdline").read_bytes().startswith(b"ray::"):
+                workers.append(folder)
 
     def is_ours(process: str) -> bool:
         while process in parents and process != str(os.getpid()):
             process = parents[process]
         return process == str(os.getpid())
 
-    return sum(pages[each] for each in pages if is_ours(each)) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return [each for each in workers if is_ours(each.name)]
 
 
 def metric(url: str, name: str) -> float:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ray import serve
 
 from mst.errors import ConfigError, MSTError
-from serve.app import build
+from serve.app import MALLOC, build
 from serve.keys import VARIABLE, is_loopback, read_keys
 from serve.registry import fetch_model, pin
 from serve.settings import ServeSettings
@@ -49,6 +49,7 @@ def main() -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Without an address Ray would also try the last cluster that was started here, alive or not.
     address = None if os.environ.get("RAY_ADDRESS") else "local"
+    os.environ.update(MALLOC)  # for Serve's proxy, which is not ours to set up
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     serve.start(http_options={"host": host, "port": port, "request_timeout_s": 2 * settings.deadline_seconds})
     serve.run(build(settings), name=_APPLICATION, logging_config={"log_level": "WARNING"})

@@ -24,13 +24,15 @@ from serve.versions import Versions
 
 _LIGHT_REQUESTS = 100  # beside those that `max_requests` counts: probes, and those that are refused
 _RETRY_AFTER = {"retry_after_s": 1}
-# Images come and go in all threads; by default glibc keeps a heap for each, full of holes as large as images.
-_RETURNED = {
+_LOGGING = {"encoding": "JSON", "enable_access_log": False}
+
+MALLOC = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": "1048576",
     "MALLOC_TRIM_THRESHOLD_": "1048576",
 }
-_LOGGING = {"encoding": "JSON", "enable_access_log": False}
+"""Environment of processes that hold images, which come and go in all threads: by default glibc keeps a heap
+for each thread, full of holes as large as images."""
 
 
 @serve.ingress()
@@ -110,7 +112,7 @@ def build(settings: ServeSettings) -> Application:
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=settings.http_replicas,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _RETURNED}},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": MALLOC}},
         max_ongoing_requests=settings.max_requests + _LIGHT_REQUESTS,
         max_queued_requests=settings.max_requests + _LIGHT_REQUESTS,
         backpressure_config=_RETRY_AFTER,

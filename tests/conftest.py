@@ -15,6 +15,7 @@ from typing import Any
 
 import boto3
 import cv2
+import httpx
 import numpy as np
 import pytest
 import ray
@@ -26,7 +27,8 @@ from ray import serve
 from upath import UPath
 
 from mst.checkpoint import save_checkpoint
-from mst.clicks import Mask
+from mst.clicks import Click, Mask
+from mst.client import Client
 from mst.config import Config, ModelConfig
 from mst.data import files
 from mst.data.images import RGB
@@ -201,6 +203,13 @@ def local_api(settings: ServeSettings, *keys: str) -> FastAPI:
     return build_api(core, settings, Keys(keys, settings.key_rate))
 
 
+@pytest.fixture(scope="module")
+def http(local: str) -> Iterator[httpx.Client]:
+    """Speaks to that interface."""
+    with httpx.Client(base_url=local, timeout=60) as client:
+        yield client
+
+
 @contextmanager
 def listening(app: FastAPI) -> Iterator[str]:
     """Serve an application from a thread of this process."""
@@ -224,6 +233,18 @@ def picture(seed: int = 0, height: int = 90, width: int = 140) -> RGB:
 def png(image: RGB) -> bytes:
     """An image as a PNG file."""
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+CLICKS = [Click(20, 30, True), Click(50, 100, True), Click(70, 10, False)]
+"""On a picture."""
+
+
+@pytest.fixture(scope="module")
+def mask(local: str) -> Mask:
+    """What they mean, which every protocol must say."""
+    mask = Client(local).segment(picture(), CLICKS).mask
+    assert 0.02 < mask.mean() < 0.98
+    return mask
 
 
 Away = Callable[[str, float], None]

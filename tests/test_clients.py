@@ -19,16 +19,14 @@ from mst.clicks import Click
 from mst.client import Client
 from pipelines.cluster import free_port
 from serve.settings import ServeSettings
-from tests.conftest import listening, local_api, picture, png
-from tests.test_protocols import filled, iou, without_holes
+from tests.conftest import CLICKS, listening, local_api, picture, png
+from tests.protocol_calls import HEIGHT, WIDTH, filled, iou, without_holes
 
 pytestmark = pytest.mark.clients
 
 HERE = Path(__file__).parent / "clients"
 ENVIRONMENTS = Path(__file__).parent.parent / ".venv-clients"
-CLICKS = [Click(20, 30, True), Click(70, 100, False)]
-POINTS = ["30,20", "100,70"]
-HEIGHT, WIDTH = 90, 140
+POINTS = [f"{click.col},{click.row},{int(click.is_positive)}" for click in CLICKS]
 
 
 def run(environment: str, script: str, *arguments: object) -> None:
@@ -52,14 +50,6 @@ def image(tmp_path) -> Path:
     path = tmp_path / "image.png"
     path.write_bytes(png(picture()))
     return path
-
-
-@pytest.fixture
-def mask(local) -> np.ndarray:
-    """What the clicks mean."""
-    mask = Client(local).segment(picture(), CLICKS).mask
-    assert 0.02 < mask.mean() < 0.98
-    return mask
 
 
 def test_cvat_stores_the_mask(local, image, mask, tmp_path):

@@ -1,4 +1,4 @@
-"""The backend of Label Studio over the wire; the real one drives it in tests/test_protocols_clients.py."""
+"""The backend of Label Studio over the wire; the real one drives it in tests/test_clients.py."""
 
 import asyncio
 import base64
@@ -50,12 +50,6 @@ def test_brush_masks_decode_to_what_they_came_from():
         channels = unpacked(brush_rle(mask)).reshape(*mask.shape, 4)
         for channel in range(4):
             np.testing.assert_array_equal(channels[..., channel], mask * 255)
-
-
-@pytest.fixture(scope="module")
-def http(local):
-    with httpx.Client(base_url=local, timeout=60) as client:
-        yield client
 
 
 def keypoint(x, y, label="Dog", **more) -> dict:

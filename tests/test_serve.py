@@ -25,9 +25,8 @@ from serve.encoding import encode
 from serve.registry import fetch_model, pin
 from serve.settings import ServeSettings
 from serve.store import FolderStore
-from tests.conftest import picture, png, random_mask
-
-CLICKS = [Click(20, 30, True), Click(50, 100, True), Click(70, 10, False)]
+from tests.conftest import CLICKS, picture, png, random_mask
+from tests.protocol_calls import filled
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +55,8 @@ def decoded(mask, form, height=90, width=140):
         return coco_mask.decode(mask).astype(bool)
     if form == "png":
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(mask)))) == 255
-    out = np.zeros((height, width), bool)
-    for polygon in mask:
-        for ring in (polygon["outer"], *polygon["holes"]):
-            flat = [coordinate for point in ring for coordinate in point]
-            out ^= coco_mask.decode(coco_mask.frPyObjects([flat], height, width)[0]).astype(bool)
-    return out
+    rings = [ring for polygon in mask for ring in (polygon["outer"], *polygon["holes"])]
+    return filled(rings, height, width)
 
 
 def test_an_image_is_stored_under_its_sha256(http):

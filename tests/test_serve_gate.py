@@ -45,12 +45,6 @@ def predictor(checkpoint) -> Predictor:
 
 
 @pytest.fixture(scope="module")
-def http(local):
-    with httpx.Client(base_url=local, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def mask_url(http) -> str:
     return f"/v1/images/{http.post('/v1/images', content=png(picture())).json()['image_id']}/mask"
 

@@ -1,6 +1,6 @@
 """In cvat-sdk's environment: invoke the interactor as CVAT's server does; keep the mask as CVAT stores it.
 
-python cvat_click.py SERVER IMAGE OUT.npy X,Y [X,Y of a negative click]
+python cvat_click.py SERVER IMAGE OUT.npy X,Y,LABEL ...
 """
 
 import base64
@@ -12,13 +12,13 @@ import requests
 from cvat_sdk.masks import decode_mask, encode_mask
 
 server, image, out, *points = sys.argv[1:]
-xy = [[float(number) for number in point.split(",")] for point in points]
+clicks = [[float(number) for number in point.split(",")] for point in points]
 functions = requests.get(f"{server}/api/functions", timeout=60).json()
 (name,) = [key for key, each in functions.items() if each["metadata"]["annotations"]["type"] == "interactor"]
 body = {
     "image": base64.b64encode(Path(image).read_bytes()).decode(),
-    "pos_points": xy[:1],
-    "neg_points": xy[1:],
+    "pos_points": [[x, y] for x, y, label in clicks if label],
+    "neg_points": [[x, y] for x, y, label in clicks if not label],
     "obj_bbox": None,
 }
 headers = {"x-nuclio-function-name": name, "x-nuclio-path": "/", "x-nuclio-invoke-via": "domain-name"}

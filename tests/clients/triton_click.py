@@ -1,6 +1,6 @@
 """In tritonclient's environment: infer with tensors in JSON and in binary, and check that both say the same.
 
-python triton_click.py SERVER IMAGE OUT.npy MODEL X,Y [X,Y of a negative click]
+python triton_click.py SERVER IMAGE OUT.npy MODEL X,Y,LABEL ...
 """
 
 import base64
@@ -17,7 +17,7 @@ from tritonclient.http import (
 from tritonclient.utils import np_to_triton_dtype
 
 server, image, out, name, *points = sys.argv[1:]
-clicks = np.array([[*map(float, point.split(",")), number == 0] for number, point in enumerate(points)], "f4")
+clicks = np.array([[float(number) for number in point.split(",")] for point in points], "f4")
 client = InferenceServerClient(server.removeprefix("http://"))
 assert client.is_server_live()
 assert client.is_server_ready()

@@ -1,6 +1,6 @@
 """In X-AnyLabeling's environment, without a screen: click through its own `RemoteServer`.
 
-python x_anylabeling_click.py SERVER IMAGE OUT.json X,Y [X,Y of a negative click]
+python x_anylabeling_click.py SERVER IMAGE OUT.json X,Y,LABEL ...
 """
 
 import json
@@ -33,8 +33,8 @@ remote = RemoteServer(settings, said.append)
 (model,) = remote.get_available_models()
 remote.set_model_id(model)
 marks = [
-    {"type": "point", "data": [float(number) for number in point.split(",")], "label": int(number == 0)}
-    for number, point in enumerate(points)
+    {"type": "point", "data": [float(x), float(y)], "label": int(label)}
+    for x, y, label in (point.split(",") for point in points)
 ]
 remote.set_auto_labeling_marks(marks)
 result = remote.predict_shapes(QImage(image), image)

@@ -31,6 +31,7 @@ from benchmarks.serving import (
     photo,
     resident_mb,
     serving,
+    upload,
 )
 from mst.checkpoint import save_checkpoint
 from mst.clicks import Click
@@ -148,7 +149,7 @@ def rows(settings: ServeSettings, seconds: float) -> Iterator[Row]:
     """Measure."""
     before = raw_throughput(settings, min(seconds, 20))
     with serving(settings) as url:
-        image_id = httpx.post(f"{url}/v1/images", content=photo()).json()["image_id"]
+        image_id = upload(url)
         yield from alone(url, image_id)
         measured = list(together(url, image_id, seconds))
         yield from measured

@@ -11,21 +11,28 @@ import argparse
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import ray
 import torch
-from mlflow import MlflowClient
 from ray import serve
 
 from benchmarks.harness import Row, report, row
-from benchmarks.serving import APPLICATION, Annotator, annotate, image_folder, photo, serving, total
-from mst.checkpoint import WEIGHTS, load_model, save_checkpoint, verify
-from serve.settings import ServeSettings
+from benchmarks.serving import (
+    APPLICATION,
+    CHECKPOINT,
+    Annotator,
+    annotate,
+    crown,
+    serving_scenes,
+    total,
+    upload,
+    wait_for,
+)
+from mst.checkpoint import load_model, save_checkpoint
 
-CHECKPOINT = Path("checkpoints/scenes_tiny")
 ANNOTATORS = 4
 CHAIN = [{"x": 100 + 40 * number, "y": 200, "is_positive": number % 3 < 2} for number in range(6)]
 
@@ -51,11 +58,6 @@ def killing(deployment: str, seconds: float, every: float) -> int:
         killed += kill_one(deployment)
         time.sleep(every)
     return killed
-
-
-def upload(url: str) -> str:
-    """Store the image; return its id."""
-    return str(httpx.post(f"{url}/v1/images", content=photo(), timeout=60).json()["image_id"])
 
 
 def chain(url: str, image_id: str) -> list[object]:
@@ -90,29 +92,6 @@ def under_fire(url: str, name: str, deployment: str, seconds: float, every: floa
     yield row(f"{name}_different_masks_after_replay", different, "", at_most=0)
 
 
-def wait_for(holds: Callable[[], bool], seconds: float) -> float:
-    """Wait until something holds; return the seconds, or infinity where it never did."""
-    start = time.monotonic()
-    while time.monotonic() - start < seconds:
-        try:
-            if holds():
-                return time.monotonic() - start
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    return float("inf")
-
-
-def register(uri: str, folder: Path) -> None:
-    """Make a checkpoint a version of the registered model, and the champion."""
-    client = MlflowClient(uri, uri)
-    if not client.search_registered_models("name = 'mst'"):
-        client.create_registered_model("mst")
-    tags = {"sha256": verify(folder)["sha256"][WEIGHTS]}
-    version = client.create_model_version("mst", str(folder), tags=tags).version
-    client.set_registered_model_alias("mst", "champion", version)
-
-
 def changed(folder: Path, factor: float) -> Path:
     """The shipped checkpoint with other weights in its last layer."""
     model, config = load_model(CHECKPOINT)
@@ -135,12 +114,12 @@ def swapped(url: str, uri: str, folder: Path) -> Iterator[Row]:
 
     def move() -> None:
         time.sleep(2)
-        register(uri, changed(folder / "two", 0.9))
+        crown(uri, changed(folder / "two", 0.9))
         taken["good"] = wait_for(lambda: ready().get("version") == "2", 90)
-        register(uri, changed(folder / "three", float("nan")))
+        crown(uri, changed(folder / "three", float("nan")))
         taken["broken"] = wait_for(lambda: bool(ready().get("rejected")), 90)
         time.sleep(3)
-        register(uri, changed(folder / "four", 0.8))
+        crown(uri, changed(folder / "four", 0.8))
         taken["next"] = wait_for(lambda: ready().get("version") == "4", 90)
         time.sleep(2)
 
@@ -185,26 +164,18 @@ def followed(url: str, seconds: float) -> Iterator[Row]:
 
 def rows(seconds: float) -> Iterator[Row]:
     """Measure."""
-    with image_folder() as images:
-        settings = ServeSettings(
-            model=str(CHECKPOINT.absolute()),
-            image_store=images,
-            precision="fp32",
-            max_batch=4,
-            deadline_seconds=60,
-        )
-        with serving(settings.model_copy(update={"min_replicas": 4, "max_replicas": 4})) as url:
-            yield from under_fire(url, "segmenter", "Segmenter", seconds, 2)
-            yield from under_fire(url, "ingress", "Ingress", seconds, 10)
-        delays = {"upscale_delay_seconds": 1, "downscale_delay_seconds": 5}
-        with serving(settings.model_copy(update={**delays, "max_batch": 2, "max_replicas": 3})) as url:
-            yield from followed(url, max(seconds, 45))
+    common = {"max_batch": 4, "deadline_seconds": 60}
+    with serving_scenes(**common, min_replicas=4, max_replicas=4) as url:
+        yield from under_fire(url, "segmenter", "Segmenter", seconds, 2)
+        yield from under_fire(url, "ingress", "Ingress", seconds, 10)
+    delays = {"upscale_delay_seconds": 1, "downscale_delay_seconds": 5}
+    with serving_scenes(**common | {"max_batch": 2}, **delays, max_replicas=3) as url:
+        yield from followed(url, max(seconds, 45))
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/mlflow.db"
-        register(uri, changed(Path(folder) / "one", 1.0))
-        images = f"{folder}/images"
-        registered = {"model": "models:/mst@champion", "tracking_uri": uri, "image_store": images}
-        with serving(settings.model_copy(update={**registered, "poll_seconds": 2})) as url:
+        crown(uri, changed(Path(folder) / "one", 1.0))
+        champion = {"model": "models:/mst@champion", "tracking_uri": uri, "poll_seconds": 2}
+        with serving_scenes(**common, **champion) as url:
             yield from swapped(url, uri, Path(folder))
 
 

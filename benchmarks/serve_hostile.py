@@ -22,9 +22,8 @@ import httpx
 from PIL import Image
 
 from benchmarks.harness import Row, report, row
-from benchmarks.serve_faults import CHECKPOINT, replicas, upload
-from benchmarks.serving import image_folder, metric, photo, resident_mb, serving
-from serve.settings import ServeSettings
+from benchmarks.serve_faults import replicas
+from benchmarks.serving import metric, photo, resident_mb, serving_scenes, upload
 
 THREADS = 8
 NUMBERS = (
@@ -178,28 +177,25 @@ def slow_bodies(url: str, count: int) -> list[socket.socket]:
 
 def rows(requests: int) -> Iterator[Row]:
     """Measure."""
-    with image_folder() as images:
-        settings = ServeSettings(
-            model=str(CHECKPOINT.absolute()),
-            image_store=images,
-            precision="fp32",
-            max_pixels=10_000_000,
-            cache_bytes=32 * 2**20,
-            image_bytes=64 * 2**20,
-            deadline_seconds=20,
-        )
-        with serving(settings) as url:
-            yield from _rows(url, requests)
+    settings = {"max_pixels": 10_000_000, "cache_bytes": 32 * 2**20, "image_bytes": 64 * 2**20}
+    with serving_scenes(**settings, deadline_seconds=20) as url:
+        yield from _rows(url, requests)
+
+
+def attacks(url: str, image_id: str, seed: int, requests: int) -> Counter[str]:
+    """Send hostile requests from several threads; return how they were answered."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        seeds = range(THREADS * seed, THREADS * (seed + 1))
+        each = [pool.submit(attack, url, image_id, one, requests // THREADS) for one in seeds]
+    return sum((one.result() for one in each), Counter[str]())
 
 
 def _rows(url: str, requests: int) -> Iterator[Row]:
     image_id = upload(url)
-    attack(url, image_id, 0, min(requests // 10, 2000))  # caches and thread pools fill
+    attacks(url, image_id, 0, requests // 10)  # caches and thread pools fill
     before, actors = resident_mb(), sorted(replicas("Segmenter") + replicas("Ingress"))
     slow, start = slow_bodies(url, 20), time.monotonic()
-    with ThreadPoolExecutor(THREADS) as pool:
-        each = [pool.submit(attack, url, image_id, 1 + seed, requests // THREADS) for seed in range(THREADS)]
-    answers = sum((one.result() for one in each), Counter[str]())
+    answers = attacks(url, image_id, 1, requests)
     seconds = time.monotonic() - start
     for connection in slow:
         connection.close()

@@ -12,21 +12,8 @@ import statistics
 import time
 from collections.abc import Iterator
 
-import httpx
-
 from benchmarks.harness import Row, report, row
-from benchmarks.serve_faults import CHECKPOINT
-from benchmarks.serving import (
-    Annotator,
-    annotate,
-    image_folder,
-    open_files,
-    photo,
-    resident_mb,
-    serving,
-    total,
-)
-from serve.settings import ServeSettings
+from benchmarks.serving import Annotator, annotate, open_files, resident_mb, serving_scenes, total, upload
 
 ANNOTATORS = 4
 READ_SECONDS = 5.0
@@ -37,31 +24,20 @@ def rows(minutes: float) -> Iterator[Row]:
     """Measure."""
     memory: list[float] = []
     files: list[int] = []
-    with image_folder() as images:
-        settings = ServeSettings(
-            model=str(CHECKPOINT.absolute()),
-            image_store=images,
-            precision="fp32",
-            cache_bytes=32 * 2**20,
-        )
-        with serving(settings) as url:
+    with serving_scenes(cache_bytes=32 * 2**20) as url:
+        annotators = [Annotator(url, upload(url, seed), seed, pause=0.2) for seed in range(ANNOTATORS)]
 
-            def upload(seed: int) -> str:
-                return str(httpx.post(f"{url}/v1/images", content=photo(seed)).json()["image_id"])
+        def watch() -> None:
+            end = time.monotonic() + 60 * minutes
+            while time.monotonic() < end:
+                memory.append(resident_mb())
+                files.append(open_files())
+                if len(memory) % READINGS_OF_AN_IMAGE == 0:
+                    chosen = annotators[len(memory) // READINGS_OF_AN_IMAGE % ANNOTATORS]
+                    chosen.image_id = upload(url, ANNOTATORS + len(memory))
+                time.sleep(READ_SECONDS)
 
-            annotators = [Annotator(url, upload(seed), seed, pause=0.2) for seed in range(ANNOTATORS)]
-
-            def watch() -> None:
-                end = time.monotonic() + 60 * minutes
-                while time.monotonic() < end:
-                    memory.append(resident_mb())
-                    files.append(open_files())
-                    if len(memory) % READINGS_OF_AN_IMAGE == 0:
-                        chosen = annotators[len(memory) // READINGS_OF_AN_IMAGE % ANNOTATORS]
-                        chosen.image_id = upload(ANNOTATORS + len(memory))
-                    time.sleep(READ_SECONDS)
-
-            annotate(annotators, watch)
+        annotate(annotators, watch)
     statuses = total(annotators)
     yield row("steady_minutes", minutes, "")
     yield row("steady_masks", statuses["200"], "")

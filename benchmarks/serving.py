@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import httpx
@@ -19,11 +20,14 @@ import numpy as np
 import ray
 from ray import serve
 
+from mst.checkpoint import WEIGHTS, verify
 from pipelines.cluster import free_port
+from pipelines.registry import Promotion, connect, register, standing
 from serve.app import MALLOC, build
 from serve.settings import ServeSettings
 
 APPLICATION = "bench"
+CHECKPOINT = Path("checkpoints/scenes_tiny")
 HEIGHT, WIDTH = 480, 640
 
 
@@ -42,12 +46,29 @@ def serving(settings: ServeSettings) -> Iterator[str]:
         ray.shutdown()
 
 
+@contextmanager
+def serving_scenes(**more: Any) -> Iterator[str]:
+    """Run a server of the shipped model of scenes, in fp32, with more settings; yields its address."""
+    with image_folder() as images:
+        settings: dict[str, Any] = {
+            "model": str(CHECKPOINT.absolute()), "image_store": images, "precision": "fp32",
+        }  # fmt: skip
+        with serving(ServeSettings(**settings | more)) as url:
+            yield url
+
+
 def photo(seed: int = 0) -> bytes:
     """A JPEG of 640 x 480: textured shapes."""
     pixels = np.random.default_rng(seed).integers(0, 255, (HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8)
     return cv2.imencode(".jpg", cv2.resize(pixels, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))[
         1
     ].tobytes()
+
+
+def upload(url: str, seed: int = 0) -> str:
+    """Store a photo; return its id."""
+    reply = httpx.post(f"{url}/v1/images", content=photo(seed), timeout=60).raise_for_status()
+    return str(reply.json()["image_id"])
 
 
 @dataclass
@@ -124,6 +145,32 @@ def annotate(annotators: list[Annotator], meanwhile: Callable[[], object]) -> fl
     for each in annotators:
         each.join()
     return seconds
+
+
+def wait_for(holds: Callable[[], bool], seconds: float) -> float:
+    """Wait until something holds; return the seconds, or infinity where it never did."""
+    start = time.monotonic()
+    while time.monotonic() - start < seconds:
+        with suppress(httpx.HTTPError):
+            if holds():
+                return time.monotonic() - start
+        time.sleep(0.1)
+    return math.inf
+
+
+def crown(uri: str, folder: Path) -> str:
+    """Make a checkpoint the champion of a registry; return its version."""
+    client = connect(uri)
+    outcome = register(
+        client,
+        standing(client),
+        Promotion("forced", "it is to be served"),
+        source=str(folder),
+        run_id=None,
+        tags={"sha256": verify(folder)["sha256"][WEIGHTS]},
+        description="",
+    )
+    return outcome.version
 
 
 def total(annotators: list[Annotator]) -> Counter[str]:

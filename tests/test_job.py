@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ import yaml
 from ray._private.runtime_env.packaging import create_package
 from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
+from benchmarks.serving import wait_for
 from mst.checkpoint import MANIFEST
 from mst.clicks import Click
 from mst.client import Client
@@ -143,17 +143,9 @@ def test_a_server_is_deployed_and_changed(cluster, checkpoint, tmp_path):
         told = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False)
         assert told.returncode == 0, told.stderr
 
-    def becomes(holds):
-        for _ in range(240):
-            with suppress(httpx.HTTPError):
-                if holds():
-                    return True
-            time.sleep(0.5)
-        return False
-
     url = f"http://127.0.0.1:{port}"
     deploy()
-    assert becomes(lambda: httpx.get(f"{url}/readyz").is_success)
+    assert wait_for(lambda: httpx.get(f"{url}/readyz").is_success, 120) < 120
     assert httpx.post(f"{url}/v1/images", content=b"").status_code == 401
     with Client(url, api_key=KEY) as client:
         mask = client.segment(picture(), [Click(20, 30, True)]).mask
@@ -162,7 +154,7 @@ def test_a_server_is_deployed_and_changed(cluster, checkpoint, tmp_path):
     deploy()
     bearer = {"Authorization": f"Bearer {KEY}"}
     too_large = partial(httpx.post, f"{url}/v1/images", content=bytes(11), headers=bearer)
-    assert becomes(lambda: too_large().status_code == 413)
+    assert wait_for(lambda: too_large().status_code == 413, 120) < 120
 
 
 def test_a_stopped_job_goes_on_and_finishes(cluster, registry, config, tmp_path):

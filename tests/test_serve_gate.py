@@ -17,7 +17,8 @@ from pycocotools import mask as coco_mask
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
-from mst.checkpoint import WEIGHTS, load_model, save_checkpoint, verify
+from benchmarks.serving import crown, wait_for
+from mst.checkpoint import load_model, save_checkpoint
 from mst.clicks import Click
 from mst.config import Config
 from mst.model import MST
@@ -295,17 +296,6 @@ def test_no_image_makes_the_server_fail(http, data, cut, flip):
 # --- which version answers
 
 
-def register(registry: str, folder) -> str:
-    """Make a checkpoint a version of the registered model, and the champion."""
-    client = MlflowClient(registry, registry)
-    if not client.search_registered_models("name = 'mst'"):
-        client.create_registered_model("mst")
-    tags = {"sha256": verify(folder)["sha256"][WEIGHTS]}
-    version = client.create_model_version("mst", str(folder), tags=tags).version
-    client.set_registered_model_alias("mst", "champion", version)
-    return str(version)
-
-
 def random_checkpoint(folder, seed: int, bias: float = 0.0):
     weights = MST(TINY_MODEL).state_dict()
     weights["head.conv_seg.bias"][:] = bias + 0.01 * seed
@@ -324,7 +314,7 @@ def versioned_api(settings: ServeSettings):
 
 def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    register(registry, random_checkpoint(tmp_path / "one", 1))
+    crown(registry, random_checkpoint(tmp_path / "one", 1))
     settings = ServeSettings(
         model="models:/mst@champion", image_store=str(tmp_path / "images"), poll_seconds=0.2, max_batch=1
     )
@@ -341,16 +331,16 @@ def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp
 
         annotator = threading.Thread(target=click)
         annotator.start()
-        register(registry, random_checkpoint(tmp_path / "two", 2))
-        until(lambda: client.get("/readyz").json()["version"] == "2")
-        register(registry, random_checkpoint(tmp_path / "three", 3, bias=float("nan")))
-        until(lambda: client.get("/readyz").json()["rejected"])
+        crown(registry, random_checkpoint(tmp_path / "two", 2))
+        assert wait_for(lambda: client.get("/readyz").json()["version"] == "2", 30) < 30
+        crown(registry, random_checkpoint(tmp_path / "three", 3, bias=float("nan")))
+        assert wait_for(lambda: client.get("/readyz").json()["rejected"], 30) < 30
         ready = client.get("/readyz").json()
         assert ready["version"] == "2"
         assert ready["rejected"]["model"] == "models:/mst/3"
         assert "no numbers" in ready["rejected"]["reason"]
-        register(registry, random_checkpoint(tmp_path / "four", 4))
-        until(lambda: client.get("/readyz").json()["version"] == "4")
+        crown(registry, random_checkpoint(tmp_path / "four", 4))
+        assert wait_for(lambda: client.get("/readyz").json()["version"] == "4", 30) < 30
         assert client.get("/readyz").json()["rejected"] is None
         done.set()
         annotator.join()
@@ -364,10 +354,3 @@ def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp
         assert other.json()["model"]["version"] == "1"
         wrong = client.post(path, json={"clicks": CLICKS}, headers={"X-Model-Alias": "nobody"})
         assert wrong.status_code == 404
-
-
-def until(holds, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -83,14 +82,14 @@ class Handlers:
     async def ready(self) -> Ready:
         """Answer which model is served, once it can answer clicks, and which new version cannot be."""
         try:
-            description, rejected = await asyncio.wait_for(self._core.describe(), _READY_SECONDS)
+            info, rejected = await asyncio.wait_for(self._core.ready(), _READY_SECONDS)
         except (TimeoutError, RayServeException, RayError, MSTError) as error:
             raise HTTPException(503, "the model is not loaded") from error
-        return Ready(**description.info.model_dump(), rejected=rejected)
+        return Ready(**info.model_dump(), rejected=rejected)
 
     async def metrics(self) -> Response:
         """Return counts and times for Prometheus."""
-        return Response(self._core.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(self._core.metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
     async def put_image(self, request: Request) -> ImageInfo:
         """Store an image, the body of the request; the same image always has the same id."""
@@ -118,7 +117,7 @@ class Handlers:
         start = time.perf_counter()
         try:
             data = base64.b64decode(body.image, validate=True)
-        except (binascii.Error, ValueError):
+        except ValueError:
             raise _invalid("image", "not base64") from None
         return await self._mask(await self._core.add_image(data), body, alias, start)
 
@@ -131,7 +130,7 @@ class Handlers:
         )
         box = Box(body.box[1], body.box[0], body.box[3], body.box[2]) if body.box else None
         options = Options(body.threshold, box, prior, alias, body.tokens)
-        found = await self._core.segment(stored.image_id, clicks, options)
+        found = await self._core.segment(stored, clicks, options)
         with self._core.metrics.stage("encode"):
             return await asyncio.to_thread(_reply, found, body, start)
 

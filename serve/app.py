@@ -17,10 +17,7 @@ from serve.metrics import Metrics
 from serve.model import Answer
 from serve.registry import REGISTERED, pin
 from serve.segmenter import Segmenter
-from serve.session import Sessions
 from serve.settings import ServeSettings
-from serve.store import open_store
-from serve.versions import Versions
 
 _LIGHT_REQUESTS = 100  # beside those that `max_requests` counts: probes, and those that are refused
 _RETRY_AFTER = {"retry_after_s": 1}
@@ -47,10 +44,8 @@ class Ingress:
 
     def __init__(self, segmenter: DeploymentHandle, settings: ServeSettings, first: str) -> None:
         metrics = Metrics(serve.get_replica_context().replica_tag)
-        store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
-        versions = Versions(settings, first, segmenter.describe.remote)
-        sessions = Sessions(settings, store, partial(_forward, segmenter), metrics)
-        self._core = Core(sessions, versions, metrics, settings.deadline_seconds)
+        forward = partial(_forward, segmenter)
+        self._core = Core(settings, first, segmenter.describe.remote, forward, metrics)
         token = os.environ.get("MST_LABEL_STUDIO_TOKEN", settings.label_studio_token)
         self._settings = settings.model_copy(update={"label_studio_token": token})
         self._keys = Keys(read_keys(settings.api_keys, os.environ), settings.key_rate)

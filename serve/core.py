@@ -1,6 +1,7 @@
 """The one function behind every protocol: an image and the clicks on it in, a mask out.
 
-    segmentation = await core.segment(data, [Click(80, 120, True)], Options(threshold=0.5))
+    stored = await core.add_image(data)
+    segmentation = await core.segment(stored, [Click(80, 120, True)], Options(threshold=0.5))
 
 `serve.api` and each file of `serve.protocols` translate their requests into this call and its answer, or its
 error (`serve.errors.status_of`), back; masks are encoded by `serve.encoding`. The answer depends on the
@@ -21,10 +22,12 @@ from mst.predictor import Prediction, Probabilities
 from mst.zoom import Box
 from serve.errors import OverloadedError, UnknownImageError
 from serve.metrics import Metrics
-from serve.model import Description, Selected
+from serve.model import Selected
 from serve.registry import ModelInfo
-from serve.session import Sessions, start_of
-from serve.versions import Rejected, Versions
+from serve.session import Forward, Sessions, start_of
+from serve.settings import ServeSettings
+from serve.store import open_store
+from serve.versions import Describe, Rejected, Versions
 
 _SWEEP_SECONDS = 60.0
 
@@ -94,14 +97,20 @@ class Core:
     """Images and predictions of one HTTP replica.
 
     Args:
-        sessions: stores images and predicts.
-        versions: knows which version of the model answers.
+        settings: of the server, with the model as it was asked for.
+        first: the version that it named when the server was set up.
+        describe: asks the segmenter for a version.
+        forward: calls the segmenter's model.
         metrics: what is counted and timed.
-        deadline: seconds after which a call is given up.
     """
 
-    def __init__(self, sessions: Sessions, versions: Versions, metrics: Metrics, deadline: float) -> None:
-        self._sessions, self._versions, self._deadline = sessions, versions, deadline
+    def __init__(
+        self, settings: ServeSettings, first: str, describe: Describe, forward: Forward, metrics: Metrics
+    ) -> None:
+        store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
+        self._sessions = Sessions(settings, store, forward, metrics)
+        self._versions = Versions(settings, first, describe)
+        self._deadline = settings.deadline_seconds
         self.metrics = metrics
 
     async def add_image(self, data: bytes) -> StoredImage:
@@ -124,28 +133,34 @@ class Core:
             raise UnknownImageError(f"no image '{image_id[:80]}'; store it with POST /v1/images")
         return StoredImage(image_id, pixels)
 
-    async def describe(self) -> tuple[Description, Rejected | None]:
-        """Ask the segmenter, anew, for the model that is served; and say which version is not, and why."""
+    async def model(self) -> ModelInfo:
+        """Return which model is served; whether it can answer right now is not asked."""
+        return (await self._versions.of()).description.info
+
+    async def ready(self) -> tuple[ModelInfo, Rejected | None]:
+        """Ask the segmenter, anew, whether it can answer; say with which model, and which is rejected."""
         version = await self._versions.ask_again()
-        self.metrics.serves(version.description.info.name, version.description.info.version)
-        return version.description, self._versions.rejected
+        return version.description.info, self._versions.rejected
+
+    def metrics_text(self) -> bytes:
+        """Counts and times, as Prometheus reads them."""
+        if (served := self._versions.served) is not None:
+            self.metrics.serves(served.description.info)
+        return self.metrics.text()
 
     async def segment(
-        self, image: bytes | str, clicks: Sequence[Click], options: Options | None = None
+        self, image: StoredImage, clicks: Sequence[Click], options: Options | None = None
     ) -> Segmentation:
         """Return the mask of the object that the clicks mean.
 
         Several objects of an image are several calls at once (`asyncio.gather`): their forwards are batched.
 
         Args:
-            image: an image file, which is stored, or the id of a stored one.
+            image: what the clicks are on.
             clicks: the whole list, in pixels of the upright image: row 0 and col 0 are the top left pixel.
             options: threshold, box, prior mask and model.
 
         Raises:
-            UnknownImageError: there is no image of this id.
-            ImageTooLargeError: more pixels than the settings allow.
-            ImageError: the bytes are no image, or a broken one.
             ClickError: no positive click, or one outside the image; a box or a prior mask that does not fit.
             UnknownModelError: no model has the alias.
             OverloadedError: it cannot be answered in time; `retry_after` says when to try again.
@@ -156,14 +171,13 @@ class Core:
         except TimeoutError:
             raise OverloadedError(f"no answer within {self._deadline:g} s") from None
 
-    async def _segment(self, image: bytes | str, clicks: Sequence[Click], options: Options) -> Segmentation:
-        stored = await (self.add_image(image) if isinstance(image, bytes) else self.image(image))
-        height, width = stored.pixels.shape[:2]
+    async def _segment(self, image: StoredImage, clicks: Sequence[Click], options: Options) -> Segmentation:
+        height, width = image.pixels.shape[:2]
         _check(clicks, options, height, width)
         version = await self._versions.of(options.alias)
         description = version.description
         start = start_of(options.prior, options.box, height, width)
-        known, seconds = await self._sessions.predict(stored.image_id, stored.pixels, clicks, version, start)
+        known, seconds = await self._sessions.predict(image.image_id, image.pixels, clicks, version, start)
         prediction = known.prediction
         threshold = description.eval.threshold if options.threshold is None else options.threshold
         with self.metrics.stage("score"):
@@ -171,7 +185,7 @@ class Core:
         seen = prediction.box or Box(0, 0, height, width)
         chosen = known.selected if options.tokens else ()
         return Segmentation(
-            image_id=stored.image_id,
+            image_id=image.image_id,
             mask=mask,
             probabilities=prediction.probabilities,
             box=bounding_box(mask),

@@ -11,6 +11,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serve.registry import ModelInfo
+
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -90,10 +92,10 @@ class Metrics:
         """Count that the image store could not be swept."""
         self._sweeps.labels(self._replica).inc()
 
-    def serves(self, name: str, version: str) -> None:
+    def serves(self, model: ModelInfo) -> None:
         """Tell which version is served."""
         self._model.clear()
-        self._model.labels(self._replica, name, version).set(1)
+        self._model.labels(self._replica, model.name, model.version).set(1)
 
     def _make(self, kind: Callable[..., Any], name: str, text: str, *labels: str, **more: Any) -> Any:
         return kind(name, text, ("replica", *labels), registry=self._registry, **more)

@@ -53,6 +53,11 @@ class Versions:
         self._lock = asyncio.Lock()
         self.rejected: Rejected | None = None
 
+    @property
+    def served(self) -> Version | None:
+        """The version that answers where a request names no alias; None before the first was ready."""
+        return self._current.get(self._settings.model)
+
     async def of(self, alias: str | None = None) -> Version:
         """Return the version that an alias names; the served one for None.
 

@@ -44,10 +44,7 @@ from serve.core import Core
 from serve.keys import Keys
 from serve.metrics import Metrics
 from serve.model import Answer, Description, ServedModel
-from serve.session import Sessions
 from serve.settings import ServeSettings
-from serve.store import open_store
-from serve.versions import Versions
 
 torch.set_num_threads(2)
 
@@ -189,7 +186,7 @@ def local(checkpoint, tmp_path_factory) -> Iterator[str]:
 
 def local_api(settings: ServeSettings, *keys: str) -> FastAPI:
     """The HTTP interface, around a model in this process."""
-    model, metrics = ServedModel(settings), Metrics("local")
+    model = ServedModel(settings)
 
     async def describe(address: str) -> Description:
         return model.description
@@ -197,9 +194,7 @@ def local_api(settings: ServeSettings, *keys: str) -> FastAPI:
     async def forward(address: str, crop: Crop) -> Answer:
         return (await asyncio.to_thread(model.answer, [crop]))[0]
 
-    store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
-    sessions = Sessions(settings, store, forward, metrics)
-    core = Core(sessions, Versions(settings, settings.model, describe), metrics, settings.deadline_seconds)
+    core = Core(settings, settings.model, describe, forward, Metrics("local"))
     return build_api(core, settings, Keys(keys, settings.key_rate))
 
 

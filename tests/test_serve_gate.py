@@ -29,10 +29,7 @@ from serve.core import Core
 from serve.keys import Keys
 from serve.metrics import Metrics
 from serve.segmenter import Segmenter
-from serve.session import Sessions
 from serve.settings import ServeSettings
-from serve.store import open_store
-from serve.versions import Versions
 from tests.conftest import TINY_MODEL, listening, local_api, picture, png, random_mask
 
 KEY = "annotators-0123456789"
@@ -306,10 +303,9 @@ def random_checkpoint(folder, seed: int, bias: float = 0.0):
 def versioned_api(settings: ServeSettings):
     """The HTTP interface around the segmenter's own class, which runs without Ray too."""
     settings, first = settle(settings)
-    segmenter, metrics = Segmenter(settings, first), Metrics("local")
-    sessions = Sessions(settings, open_store(settings.image_store, 60, 10**9), segmenter.predict, metrics)
-    versions = Versions(settings, first, segmenter.describe)
-    return build_api(Core(sessions, versions, metrics, 30), settings, Keys((), 1))
+    segmenter = Segmenter(settings, first)
+    core = Core(settings, first, segmenter.describe, segmenter.predict, Metrics("local"))
+    return build_api(core, settings, Keys((), 1))
 
 
 def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp_path, monkeypatch):
@@ -342,6 +338,7 @@ def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp
         crown(registry, random_checkpoint(tmp_path / "four", 4))
         assert wait_for(lambda: client.get("/readyz").json()["version"] == "4", 30) < 30
         assert client.get("/readyz").json()["rejected"] is None
+        assert 'name="mst",replica="local",version="4"} 1.0' in client.get("/metrics").text
         done.set()
         annotator.join()
         assert {status for status, _ in seen} == {200}

@@ -54,7 +54,7 @@ class Handlers:
         """Describe a function; CVAT reads its numbers as text, and takes any text for true."""
         if name != _NAME:
             raise UnknownModelError(f"no function '{name}'; there is '{_NAME}'")
-        model = (await self._core.describe())[0].info
+        model = await self._core.model()
         annotations = {
             "name": "MST",
             "type": "interactor",
@@ -79,7 +79,7 @@ class Handlers:
         clicks = [click_at(*point, True, image) for point in body.pos_points]
         clicks += [click_at(*point, False, image) for point in body.neg_points]
         box = box_between(*body.obj_bbox, image) if body.obj_bbox else None
-        found = await self._core.segment(stored.image_id, clicks, Options(body.threshold, box))
+        found = await self._core.segment(stored, clicks, Options(body.threshold, box))
         return Response(await asyncio.to_thread(_reply, found.mask), media_type="application/json")
 
 

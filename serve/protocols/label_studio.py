@@ -124,11 +124,11 @@ class Handlers:
 
     async def setup(self) -> dict[str, str]:
         """Name the model; the project's address and token, which are sent here, are not used."""
-        return {"model_version": _version((await self._core.describe())[0].info)}
+        return {"model_version": _version(await self._core.model())}
 
     async def versions(self) -> dict[str, list[str]]:
         """List the models to choose from: the one that is served."""
-        return {"versions": [_version((await self._core.describe())[0].info)]}
+        return {"versions": [_version(await self._core.model())]}
 
     async def event(self) -> dict[str, str]:
         """Take note of what happens in a project, which changes nothing here."""
@@ -148,7 +148,7 @@ class Handlers:
         clicks, options = _prompt(regions, stored.pixels)
         if not (options.box or any(click.is_positive for click in clicks)):
             return {"result": [], "score": 0.0}  # a lone negative click, as auto-accept leaves it behind
-        found = await self._core.segment(stored.image_id, clicks, options)
+        found = await self._core.segment(stored, clicks, options)
         region = await asyncio.to_thread(_region, found, tags, tags.label(regions))
         return {"result": [region], "model_version": _version(found.model), "score": found.score}
 

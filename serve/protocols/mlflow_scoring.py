@@ -95,7 +95,7 @@ class Handlers:
 
     async def ping(self) -> Response:
         """Answer once the model can."""
-        await self._core.describe()
+        await self._core.ready()
         return PlainTextResponse("\n")
 
     async def version(self) -> Response:
@@ -114,7 +114,7 @@ class Handlers:
     async def _predict(self, record: Record, form: MaskFormat) -> dict[str, Any]:
         stored = await self._core.add_image(record.image)
         clicks = [click_at(each.x, each.y, each.is_positive, stored.pixels) for each in record.clicks]
-        found = await self._core.segment(stored.image_id, clicks)
+        found = await self._core.segment(stored, clicks)
         mask = await asyncio.to_thread(encode, found.mask, form)
         return {"mask": mask, "score": found.score, "model": found.model}
 

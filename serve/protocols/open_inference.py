@@ -80,12 +80,12 @@ class Handlers:
 
     async def ready(self) -> dict[str, bool]:
         """Answer once the model can."""
-        await self._core.describe()
+        await self._core.ready()
         return {"ready": True}
 
     async def model(self, name: str, version: str = "") -> dict[str, Any]:
         """Describe the model."""
-        info = await self._check(name, version)
+        info = _named(await self._core.model(), name, version)
         return {
             "name": info.name,
             "versions": [info.version],
@@ -96,12 +96,12 @@ class Handlers:
 
     async def model_ready(self, name: str, version: str = "") -> dict[str, Any]:
         """Answer once the model can."""
-        info = await self._check(name, version)
-        return {"name": info.name, "ready": True}
+        info, _ = await self._core.ready()
+        return {"name": _named(info, name, version).name, "ready": True}
 
     async def infer(self, name: str, request: Request, version: str = "") -> Response:
         """Return the mask that the clicks mean."""
-        await self._check(name, version)
+        _named(await self._core.model(), name, version)
         text, binary = split(await request.body(), request.headers.get(HEADER_LENGTH))
         asked = Inference.model_validate_json(text)
         inputs = unpack(asked.inputs, binary)
@@ -110,15 +110,8 @@ class Handlers:
             raise RequestError(f"unknown input '{min(unknown)}'; there are {', '.join(_INPUTS | _OPTIONAL)}")
         stored = await self._image(inputs)
         clicks = _clicks(inputs.get("clicks"), stored.pixels)
-        found = await self._core.segment(stored.image_id, clicks, _options(asked, inputs, stored.pixels))
+        found = await self._core.segment(stored, clicks, _options(asked, inputs, stored.pixels))
         return await asyncio.to_thread(_reply, asked, found)
-
-    async def _check(self, name: str, version: str) -> ModelInfo:
-        info = (await self._core.describe())[0].info
-        if name != info.name or version not in ("", info.version):
-            there = f"'{info.name}' version {info.version}"
-            raise UnknownModelError(f"no model '{name}' {version}".rstrip() + f"; there is {there}")
-        return info
 
     async def _image(self, inputs: dict[str, Array]) -> StoredImage:
         image = inputs.get("image")
@@ -136,6 +129,14 @@ class Handlers:
         except ValueError as error:
             raise RequestError(f"input 'image': {error}") from None
         return await self._core.add_image(data)
+
+
+def _named(info: ModelInfo, name: str, version: str) -> ModelInfo:
+    """Refuse a request for another model than the one that is served."""
+    if name != info.name or version not in ("", info.version):
+        there = f"'{info.name}' version {info.version}"
+        raise UnknownModelError(f"no model '{name}' {version}".rstrip() + f"; there is {there}")
+    return info
 
 
 def _png(image: Array) -> bytes:

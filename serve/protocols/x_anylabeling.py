@@ -82,12 +82,12 @@ class Handlers:
         clicks, options = _prompt(body.params.marks, stored.pixels)
         shapes: list[dict[str, Any]] = []
         if clicks or options.box:
-            found = await self._core.segment(stored.image_id, clicks, options)
+            found = await self._core.segment(stored, clicks, options)
             shapes = await asyncio.to_thread(_shapes, found.mask, found.score)
         return {"success": True, "data": {"shapes": shapes, "description": "", "replace": False}}
 
     async def _describe(self) -> dict[str, Any]:
-        model = (await self._core.describe())[0].info
+        model = await self._core.model()
         return {
             "display_name": f"MST ({model.name} version {model.version})",
             "batch_processing_mode": None,

@@ -34,7 +34,7 @@ HEIGHT, WIDTH = 480, 640
 @contextmanager
 def serving(settings: ServeSettings) -> Iterator[str]:
     """Run a server on a Ray of its own; yields its address."""
-    os.environ.update(MALLOC)  # as `python -m serve` does
+    os.environ.update(MALLOC | os.environ)  # as `python -m serve` does
     ray.init("local", num_cpus=8, logging_level=logging.ERROR, log_to_driver=False)
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})

@@ -22,11 +22,10 @@ from typing import Any, Self
 
 import cv2
 import httpx
-import numpy as np
-from pycocotools import mask as coco_mask
 
 from mst.clicks import Click, Mask
 from mst.command_line import run
+from mst.data.encode import decode_mask, encode_mask
 from mst.data.images import RGB, decode_image
 from mst.drawing import draw_clicks, overlay
 from mst.errors import MSTError, ServerError
@@ -196,13 +195,12 @@ def _request(clicks: Sequence[Click], box: Box | None, prior: Mask | None) -> di
     if box is not None:
         request["box"] = [box.left, box.top, box.right, box.bottom]
     if prior is not None:
-        rle = coco_mask.encode(np.asfortranarray(prior, np.uint8))
-        request["prior"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+        request["prior"] = {"size": prior.shape, "counts": encode_mask(prior).decode()}
     return request
 
 
 def _read(reply: dict[str, Any]) -> Segmentation:
-    mask = np.asarray(coco_mask.decode(reply["mask"]), dtype=bool)
+    mask = decode_mask(reply["mask"]["counts"].encode(), *reply["mask"]["size"])
     return Segmentation(mask, reply["score"], f"{reply['model']['name']}/{reply['model']['version']}")
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Without an address Ray would also try the last cluster that was started here, alive or not.
     address = None if os.environ.get("RAY_ADDRESS") else "local"
-    os.environ.update(MALLOC)  # for Serve's proxy, which is not ours to set up
+    os.environ.update(MALLOC | os.environ)  # for Serve's proxy, which is not ours to set up
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     serve.start(http_options={"host": host, "port": port, "request_timeout_s": 2 * settings.deadline_seconds})
     serve.run(build(settings), name=_APPLICATION, logging_config={"log_level": "WARNING"})

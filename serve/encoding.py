@@ -1,7 +1,6 @@
 """Masks on the wire: COCO's run-length encoding, PNG, or polygons."""
 
 import base64
-import binascii
 from typing import Any
 
 import cv2
@@ -101,7 +100,7 @@ def decode_png(encoded: str, height: int, width: int) -> Mask:
         data = base64.b64decode(encoded, validate=True)
         with opened(data, "mask", height * width, ("PNG",)) as image:
             levels = np.asarray(image.convert("L"))
-    except (binascii.Error, ImageError, ValueError) as error:
+    except (ImageError, ValueError) as error:
         raise ClickError(f"the mask is no PNG in base64 of {width} x {height} pixels: {error}") from None
     if levels.shape != (height, width):
         raise ClickError(f"the mask has {levels.shape[1]} x {levels.shape[0]} pixels, not {width} x {height}")

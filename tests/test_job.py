@@ -137,11 +137,14 @@ def test_a_server_is_deployed_and_changed(cluster, checkpoint, tmp_path):
     settings |= {"model": str(checkpoint), "image_store": str(tmp_path / "images"), "cpus_per_replica": 1}
     file = tmp_path / "config.yaml"
 
-    def deploy():
-        file.write_text(yaml.safe_dump(config))
-        command = [PROGRAMS / "serve", "deploy", str(file), "--address", cluster.address]
+    def run(verb, *arguments):
+        command = [PROGRAMS / "serve", verb, *arguments, "--address", cluster.address]
         told = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False)
         assert told.returncode == 0, told.stderr
+
+    def deploy():
+        file.write_text(yaml.safe_dump(config))
+        run("deploy", str(file))
 
     url = f"http://127.0.0.1:{port}"
     deploy()
@@ -155,6 +158,25 @@ def test_a_server_is_deployed_and_changed(cluster, checkpoint, tmp_path):
     bearer = {"Authorization": f"Bearer {KEY}"}
     too_large = partial(httpx.post, f"{url}/v1/images", content=bytes(11), headers=bearer)
     assert wait_for(lambda: too_large().status_code == 413, 120) < 120
+    run("shutdown", "--yes")
+
+
+def test_a_server_runs_as_a_job(cluster, checkpoint, tmp_path):
+    """As docs/cluster.md has it for cluster.yaml, whose nodes have no code but a job's."""
+    port = free_port()
+    (tmp_path / "api_keys").write_text(KEY)
+    server = ("python", "-m", "serve", "--model", str(checkpoint), "--port", str(port))
+    places = ("--api-keys", str(tmp_path / "api_keys"), "--image-store", str(tmp_path / "images"))
+    submit = ("--no-wait", "--submission-id", "serve", "--working-dir", ".", "--", *server, *places)
+    submitted = cluster.job("submit", *submit)
+    assert submitted.returncode == 0, submitted.stdout
+    url = f"http://127.0.0.1:{port}"
+    assert wait_for(lambda: httpx.get(f"{url}/readyz").is_success, 120) < 120, cluster.job("logs", "serve")
+    assert httpx.post(f"{url}/v1/images", content=b"").status_code == 401
+    with Client(url, api_key=KEY) as client:
+        assert client.segment(picture(), [Click(20, 30, True)]).mask.shape == picture().shape[:2]
+    assert cluster.job("stop", "serve").returncode == 0
+    assert wait_for(lambda: httpx.get(f"{url}/readyz").status_code == 404, 60) < 60
 
 
 def test_a_stopped_job_goes_on_and_finishes(cluster, registry, config, tmp_path):

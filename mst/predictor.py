@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mst.clicks import Click, Mask, check_clicks, click_tensor
 from mst.config import EvalConfig
 from mst.data.images import RGB, resize
 from mst.errors import PredictionError
-from mst.model import MST, Output
+from mst.model import MST, Output, upsample
 from mst.zoom import Box, zoom_box
 
 Probabilities = NDArray[np.float32]
@@ -150,8 +151,13 @@ def forward(model: MST, crops: Sequence[Crop], *, flip: bool = False) -> list[Pr
         both = forward(model, [*crops, *map(_mirrored, crops)])
         pairs = zip(both[: len(crops)], both[len(crops) :], strict=True)
         return [np.asarray((one + mirrored[:, ::-1]) / 2, np.float32) for one, mirrored in pairs]
-    probabilities = outputs(model, crops).logits[:, 0].float().sigmoid().cpu().numpy()
-    return [np.asarray(each, np.float32) for each in probabilities]
+    return list(to_probabilities(outputs(model, crops).logits, crops[0].image.shape[0]))
+
+
+@torch.inference_mode()
+def to_probabilities(logits: Tensor, size: int) -> Probabilities:
+    """Return what logits (B, 1, s, s) of a forward mean at the network's size: (B, size, size)."""
+    return np.asarray(upsample(logits.float(), size, size)[:, 0].sigmoid().cpu(), np.float32)
 
 
 def outputs(model: MST, crops: Sequence[Crop], slots: int = 0) -> Output:
@@ -161,6 +167,9 @@ def outputs(model: MST, crops: Sequence[Crop], slots: int = 0) -> Output:
         model: the network.
         crops: what it reads.
         slots: least click rows of each sample, for inputs of one shape whatever the number of clicks.
+
+    Returns:
+        Logits of the head's size (`to_probabilities` does the rest), and what the fusion modules selected.
     """
     device = model.mean.device
     image = torch.from_numpy(np.stack([crop.image for crop in crops])).to(device)
@@ -169,7 +178,9 @@ def outputs(model: MST, crops: Sequence[Crop], slots: int = 0) -> Output:
     prev_mask = torch.from_numpy(np.stack(prev_masks)).to(device)
     slots = max(slots, *(len(crop.clicks) for crop in crops))
     clicks = click_tensor([crop.clicks for crop in crops], slots).to(device)
-    output: Output = model(image.permute(0, 3, 1, 2).float() / 255, clicks, prev_mask[:, None])
+    output: Output = model(
+        image.permute(0, 3, 1, 2).float() / 255, clicks, prev_mask[:, None], full_size=False
+    )
     return output
 
 

@@ -16,7 +16,7 @@ from mst.config import EvalConfig
 from mst.errors import CheckpointError, MSTError
 from mst.model import MST
 from mst.model.fusion import StageTrace
-from mst.predictor import Crop, Probabilities, outputs
+from mst.predictor import Crop, outputs, to_probabilities
 from serve.registry import ModelInfo, fetch_model
 from serve.settings import ServeSettings
 
@@ -49,8 +49,8 @@ class Selected(NamedTuple):
 class Answer(NamedTuple):
     """What a forward says of one crop."""
 
-    probabilities: Probabilities
-    """(S, S)."""
+    logits: NDArray[np.float32]
+    """(s, s), as the head makes them; `mst.predictor.to_probabilities` is what (S, S) they mean."""
     selected: tuple[Selected, ...]
     """One for each fusion module."""
     batch: int
@@ -94,10 +94,10 @@ class ServedModel:
         start = time.perf_counter()
         size = next(size for size in self._sizes if size >= len(crops))
         slots = next(slots for slots in SLOTS if slots >= max(len(crop.clicks) for crop in crops))
-        probabilities, selected = self._run([*crops, *[crops[-1]] * (size - len(crops))], slots)
+        logits, selected = self._run([*crops, *[crops[-1]] * (size - len(crops))], slots)
         seconds = time.perf_counter() - start
         return [
-            Answer(probabilities[number], tuple(each[number] for each in selected), len(crops), seconds)
+            Answer(logits[number], tuple(each[number] for each in selected), len(crops), seconds)
             for number in range(len(crops))
         ]
 
@@ -107,7 +107,7 @@ class ServedModel:
         with torch.autocast(device, torch.bfloat16, enabled=self._bf16):
             output = outputs(self._model, crops, slots)
         selected = [_selected(stage) for stage in output.stages]
-        return output.logits[:, 0].float().sigmoid().cpu().numpy(), selected
+        return output.logits[:, 0].float().cpu().numpy(), selected
 
     def _chooses_bf16(self, settings: ServeSettings) -> bool:
         """Whether forwards run in bf16: where the device has it, and its trial is almost fp32's."""
@@ -136,7 +136,8 @@ class ServedModel:
 
     def _tried(self) -> NDArray[np.float32]:
         """The trial's probabilities, (S, S)."""
-        probabilities = self._run([self._trial()], SLOTS[0])[0][0]
+        logits, _ = self._run([self._trial()], SLOTS[0])
+        probabilities = to_probabilities(torch.from_numpy(logits)[None], self.description.image_size)[0]
         if not np.isfinite(probabilities).all():
             info = self.description.info
             raise CheckpointError(f"{info.name} version {info.version}: its probabilities are no numbers")

@@ -32,7 +32,7 @@ class _Call(NamedTuple):
 
 
 class Segmenter:
-    """Answers crops with probabilities.
+    """Answers crops with logits.
 
     Args:
         settings: of the server, with the model as it was asked for.

@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from mst.clicks import Click, Mask
 from mst.data.images import RGB
-from mst.predictor import Crop, Prediction, next_crop, paste, start_from
+from mst.predictor import Crop, Prediction, next_crop, paste, start_from, to_probabilities
 from mst.zoom import Box
 from serve.cache import ByteLRU
 from serve.errors import OverloadedError
@@ -170,9 +171,7 @@ class Sessions:
             waited, computed = waited + time.perf_counter() - began, computed + answer.seconds
             self._metrics.forward(answer.batch, answer.seconds)
             with self._stage("paste"):
-                previous = await asyncio.to_thread(
-                    paste, crop, answer.probabilities, given[:number], image.shape[:2]
-                )
+                previous = await asyncio.to_thread(_paste, crop, answer, given[:number], image.shape[:2])
             known = Known(previous, answer.selected)
             self._known.put((*key, given[:number]), known, known.bytes)
         assert known is not None  # there is at least one click
@@ -227,3 +226,8 @@ class Sessions:
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return self._metrics.stage(name)
+
+
+def _paste(crop: Crop, answer: Answer, clicks: tuple[Click, ...], shape: tuple[int, int]) -> Prediction:
+    logits = torch.tensor(answer.logits)[None, None]  # a copy: what comes from Ray cannot be written to
+    return paste(crop, to_probabilities(logits, crop.image.shape[0])[0], clicks, shape)

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from upath import UPath
@@ -17,7 +18,7 @@ from mst.clicks import Click
 from mst.config import Config
 from mst.errors import CheckpointError, ClickError, ConfigError, ImageError, ImageTooLargeError
 from mst.model import MST
-from mst.predictor import next_crop
+from mst.predictor import next_crop, to_probabilities
 from mst.zoom import Box
 from serve.batching import Batcher
 from serve.encoding import decode_png, decode_rle, png, polygons, rle, text
@@ -322,19 +323,19 @@ def test_an_answer_does_not_depend_on_who_shares_the_batch(settings, checkpoint)
     assert [each.batch for each in together] == [4] * 4
     for number, crop in enumerate(asked):
         alone = served.answer([crop])[0]
-        np.testing.assert_allclose(alone.probabilities, together[number].probabilities, atol=1e-5)
+        np.testing.assert_allclose(alone.logits, together[number].logits, atol=1e-5)
         np.testing.assert_array_equal(alone.selected[0].indices, together[number].selected[0].indices)
     reversed_ = served.answer(asked[::-1])[::-1]
     for one, other in zip(together, reversed_, strict=True):
-        np.testing.assert_array_equal(one.probabilities, other.probabilities)  # to the bit: one size of batch
-    np.testing.assert_array_equal(served.answer(asked[:3])[0].probabilities, together[0].probabilities)
+        np.testing.assert_array_equal(one.logits, other.logits)  # to the bit: one size of batch
+    np.testing.assert_array_equal(served.answer(asked[:3])[0].logits, together[0].logits)
 
 
 def test_many_clicks_fit(settings, checkpoint):
     config = load_model(checkpoint)[1].eval
     clicks = [Click(20, 30, True)] * (SLOTS[0] + 1)
     answer = ServedModel(settings).answer([next_crop(picture(), clicks, None, 56, config)])[0]
-    assert np.isfinite(answer.probabilities).all()
+    assert np.isfinite(answer.logits).all()
 
 
 def test_selected_tokens_are_the_networks(settings, checkpoint):
@@ -361,4 +362,7 @@ def test_bf16_is_close_and_is_not_fp32(settings, checkpoint):
         ServedModel(settings.model_copy(update={"precision": precision})).answer(crops(1, config.eval))[0]
         for precision in ("fp32", "bf16")
     )
-    assert 0 < np.abs(exact.probabilities - rough.probabilities).mean() < 0.1
+    exact, rough = (
+        to_probabilities(torch.from_numpy(each.logits)[None, None], 56) for each in (exact, rough)
+    )
+    assert 0 < np.abs(exact - rough).mean() < 0.1

@@ -10,6 +10,6 @@ mst           the whole
 weights       initial weights from elsewhere
 """
 
-from mst.model.mst import MST, Output
+from mst.model.mst import MST, Output, upsample
 
-__all__ = ["MST", "Output"]
+__all__ = ["MST", "Output", "upsample"]

@@ -24,9 +24,14 @@ class Output(NamedTuple):
     """What a forward pass returns."""
 
     logits: Tensor
-    """(B, 1, H, W); sigmoid gives the probability that a pixel belongs to the object."""
+    """(B, 1, H, W), or a quarter of the size; sigmoid gives the probability of a pixel to be the object's."""
     stages: tuple[StageTrace, ...]
     """What each fusion module selected; empty for the baseline."""
+
+
+def upsample(logits: Tensor, height: int, width: int) -> Tensor:
+    """Return the head's logits (B, 1, h, w) at the image's size, corners on corners."""
+    return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
 
 
 def fusion_blocks(depth: int, stages: int) -> tuple[int, ...]:
@@ -89,16 +94,18 @@ class MST(nn.Module):
         )
         self._initialize()
 
-    def forward(self, image: Tensor, clicks: Tensor, prev_mask: Tensor) -> Output:
+    def forward(self, image: Tensor, clicks: Tensor, prev_mask: Tensor, *, full_size: bool = True) -> Output:
         """Predict the object that the clicks mean.
 
         Args:
             image: (B, 3, H, W), RGB in [0, 1]; H and W multiples of every patch size.
             clicks: (B, N, 3) in pixels of this image, as `mst.clicks.click_tensor` packs them.
             prev_mask: (B, 1, H, W), probabilities of the previous prediction; zeros before the first.
+            full_size: whether logits are as large as the image; else as the head's finest map, which is a
+                sixteenth of the numbers where they must travel (`upsample` does the rest).
 
         Returns:
-            Logits at full size, and what the fusion modules selected.
+            Logits, and what the fusion modules selected.
 
         Raises:
             ValueError: a side of the image is no multiple of a patch size, or of a window.
@@ -121,8 +128,7 @@ class MST(nn.Module):
         # Tokens are pixels with their channels side by side: as channels-last features they need no copy.
         features = tokens.view(image.shape[0], *base.grid, -1).permute(0, 3, 1, 2)
         logits = self.head(self.neck(features), context)
-        logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
-        return Output(logits, tuple(stages))
+        return Output(upsample(logits, height, width) if full_size else logits, tuple(stages))
 
     def _run(self, block: nn.Module, base: Scale) -> Tensor:
         if self.recompute and torch.is_grad_enabled():

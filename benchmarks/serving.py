@@ -20,7 +20,10 @@ import numpy as np
 import ray
 from ray import serve
 
-from mst.checkpoint import WEIGHTS, verify
+from mst.checkpoint import CONFIG, WEIGHTS, verify
+from mst.clicks import Click
+from mst.client import Client, Retry
+from mst.errors import ServerError
 from pipelines.cluster import free_port
 from pipelines.registry import Promotion, connect, register, standing
 from serve.app import MALLOC, build
@@ -79,7 +82,7 @@ class Annotator(threading.Thread):
         url: of the server.
         image_id: of the image.
         seed: of its clicks.
-        is_patient: whether it tries again, with pauses that grow, until it has its mask.
+        is_patient: whether it tries again, as `mst.client` does by itself, for a minute.
         pause: seconds between clicks.
     """
 
@@ -106,31 +109,37 @@ class Annotator(threading.Thread):
     def run(self) -> None:
         """Click."""
         rng = np.random.default_rng([self.seed, 1])  # nobody else's clicks, which would be known already
-        with httpx.Client(base_url=self.url, timeout=90) as http:
+        retry, transport = Retry(60.0 if self.is_patient else 0.0), _Counting(self.statuses)
+        with Client(self.url, timeout=90, retry=retry, transport=transport) as client:
             while not self.done.is_set():
-                click = {"x": float(rng.uniform(0, WIDTH)), "y": float(rng.uniform(0, HEIGHT))}
+                click = Click(int(rng.integers(HEIGHT)), int(rng.integers(WIDTH)), True)
                 start = time.perf_counter()
-                has_mask = self._ask(http, {"clicks": [click]})
-                if has_mask:
-                    self.seconds.append(time.perf_counter() - start)
-                else:
+                try:
+                    answer = client.mask(self.image_id, [click])
+                except ServerError:
                     self.failed += 1
+                    self.done.wait(1)
+                else:
+                    self.seconds.append(time.perf_counter() - start)
+                    self.versions.append(answer.model.rpartition("/")[2])
                 self.done.wait(self.pause)
 
-    def _ask(self, http: httpx.Client, body: object) -> bool:
-        for attempt in range(12 if self.is_patient else 1):
-            try:
-                reply = http.post(f"/v1/images/{self.image_id}/mask", json=body)
-            except httpx.HTTPError as error:
-                self.statuses[type(error).__name__] += 1
-            else:
-                self.statuses[str(reply.status_code)] += 1
-                if reply.is_success:
-                    self.versions.append(reply.json()["model"]["version"])
-                    return True
-                self.done.wait(float(reply.headers.get("Retry-After", 0)))
-            time.sleep(min(0.2 * 2**attempt, 5.0) if self.is_patient else 0)
-        return False
+
+class _Counting(httpx.HTTPTransport):
+    """Counts how each try of a call ends."""
+
+    def __init__(self, statuses: Counter[str]) -> None:
+        super().__init__()
+        self._statuses = statuses
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            reply = super().handle_request(request)
+        except httpx.HTTPError as error:
+            self._statuses[type(error).__name__] += 1
+            raise
+        self._statuses[str(reply.status_code)] += 1
+        return reply
 
 
 def annotate(annotators: list[Annotator], meanwhile: Callable[[], object]) -> float:
@@ -160,14 +169,14 @@ def wait_for(holds: Callable[[], bool], seconds: float) -> float:
 
 def crown(uri: str, folder: Path) -> str:
     """Make a checkpoint the champion of a registry; return its version."""
-    client = connect(uri)
+    client, digests = connect(uri), verify(folder)["sha256"]
     outcome = register(
         client,
         standing(client),
         Promotion("forced", "it is to be served"),
         source=str(folder),
         run_id=None,
-        tags={"sha256": verify(folder)["sha256"][WEIGHTS]},
+        tags={"sha256": digests[WEIGHTS], "config_sha256": digests[CONFIG]},
         description="",
     )
     return outcome.version

@@ -51,6 +51,8 @@ class Segmentation:
 class Retry:
     """How a call is tried again that could not reach the server, or was answered 429, 502, 503 or 504.
 
+    So is one with 500 from whoever stands before the server, which died meanwhile: its own errors are JSON.
+
     The wait doubles from try to try, with a random part so that many clients do not come back at once;
     a `Retry-After` of the server is kept to where it is longer.
     """
@@ -154,6 +156,8 @@ class Client:
         reply = self._answer(path, body)
         if reply.is_error:
             raise ServerError(f"{path}: {reply.status_code} {reply.text}")
+        if reply.is_redirect or not _is_json(reply):
+            raise ServerError(f"{path}: no answer of this server, but {reply.status_code} {reply.text[:200]}")
         answer: dict[str, Any] = reply.json()
         return answer
 
@@ -168,7 +172,7 @@ class Client:
                 raise ServerError(f"'{self._http.base_url}' is no address of a server: {error}") from error
             except httpx.TransportError as error:
                 failure = error
-            if reply is not None and reply.status_code not in _PASSING:
+            if reply is not None and not _is_passing(reply):
                 return reply
             wait = self._retry.wait(number, reply)
             if time.monotonic() - start + wait > self._retry.seconds:
@@ -179,6 +183,16 @@ class Client:
             return reply
         tries = f"after {number + 1} tries" if number else "at the first try"
         raise ServerError(f"{self._http.base_url}: {failure}, {tries}") from failure
+
+
+def _is_json(reply: httpx.Response) -> bool:
+    kind: str = reply.headers.get("Content-Type", "")
+    return kind.startswith("application/json")
+
+
+def _is_passing(reply: httpx.Response) -> bool:
+    """Whether another try may succeed; Ray Serve's proxy answers 500 for a replica that died."""
+    return reply.status_code in _PASSING or (reply.status_code == 500 and not _is_json(reply))
 
 
 def _file(image: RGB | bytes) -> bytes:

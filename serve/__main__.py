@@ -13,10 +13,10 @@ import ray
 from pydantic import ValidationError
 from ray import serve
 
-from mst.errors import ConfigError, MSTError
+from mst.errors import CheckpointError, ConfigError, MSTError
 from serve.app import MALLOC, build
 from serve.keys import VARIABLE, is_loopback, read_keys
-from serve.registry import fetch_model, pin
+from serve.registry import REGISTERED, fetch_model, pin, registry_of
 from serve.settings import ServeSettings
 
 _APPLICATION = "mst"
@@ -40,6 +40,9 @@ def main() -> None:
         _check_host(host, settings)
         with tempfile.TemporaryDirectory() as folder:  # an early and plain word if there is no such model
             _, info = fetch_model(pin(settings), Path(folder))
+    except CheckpointError as error:
+        where = f" ({registry_of(settings)})" if settings.model.startswith(REGISTERED) else ""
+        sys.exit(f"error: {error}{where}")
     except MSTError as error:
         sys.exit(f"error: {error}")
     except ValidationError as error:

@@ -23,7 +23,7 @@ from mst.clicks import Click, Mask
 from mst.data.images import RGB
 from mst.errors import ClickError, MSTError
 from mst.zoom import Box
-from serve.core import Core, Options, Segmentation, StoredImage
+from serve.core import Core, Options, Segmentation, StoredImage, few_at_once
 from serve.encoding import decode_png, decode_rle, encode, probability_png, text
 from serve.errors import OverloadedError, message_of, status_of
 from serve.keys import Keys
@@ -46,7 +46,6 @@ from serve.settings import ServeSettings
 
 _WEB = Path(__file__).parent / "web"
 _IMAGE_BODY = {"requestBody": {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
-_READY_SECONDS = 2
 _PAGE_HEADERS = {  # it needs nothing from elsewhere, and nobody may put it into a page of his own
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; base-uri 'none'; "
     "object-src 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -82,8 +81,8 @@ class Handlers:
     async def ready(self) -> Ready:
         """Answer which model is served, once it can answer clicks, and which new version cannot be."""
         try:
-            info, rejected = await asyncio.wait_for(self._core.ready(), _READY_SECONDS)
-        except (TimeoutError, RayServeException, RayError, MSTError) as error:
+            info, rejected = await self._core.ready()
+        except (RayServeException, RayError, MSTError) as error:
             raise HTTPException(503, "the model is not loaded") from error
         return Ready(**info.model_dump(), rejected=rejected)
 
@@ -107,10 +106,10 @@ class Handlers:
         start = time.perf_counter()
         stored = await self._core.image(image_id)
         masks = [
-            self._mask(stored, each, alias, start, ("objects", number))
+            partial(self._mask, stored, each, alias, start, ("objects", number))
             for number, each in enumerate(body.objects)
         ]
-        return ObjectsReply(masks=await asyncio.gather(*masks))
+        return ObjectsReply(masks=await few_at_once(masks))
 
     async def segment(self, body: SegmentRequest, alias: Alias = None) -> MaskReply:
         """Return the mask of the object that the clicks mean, on the image in the request."""

@@ -8,6 +8,7 @@ free to run it, so a lone call waits for nothing, and the batch grows with the l
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 Call = TypeVar("Call")
@@ -30,6 +31,7 @@ class Batcher(Generic[Call, Answer]):
         key: Callable[[Call], Hashable],
     ) -> None:
         self._run, self._max_batch, self._key = run, max_batch, key
+        self._thread = ThreadPoolExecutor(1, "batches")  # nothing else that blocks can be in its way
         self._waiting: deque[tuple[Call, asyncio.Future[Answer]]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
@@ -44,7 +46,8 @@ class Batcher(Generic[Call, Answer]):
     async def _work(self) -> None:
         while batch := self._next_batch():
             try:
-                answers = await asyncio.to_thread(self._run, [call for call, _ in batch])
+                calls = [call for call, _ in batch]
+                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, calls)
             except Exception as error:  # whatever it is, those who wait must hear of it
                 for _, future in batch:
                     if not future.done():

@@ -9,8 +9,11 @@ image, the clicks, the options and the model's weights, on nothing else: every c
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -30,6 +33,12 @@ from serve.store import open_store
 from serve.versions import Describe, Rejected, Versions
 
 _SWEEP_SECONDS = 60.0
+_READY_SECONDS = 2.0
+_AT_ONCE = 4  # objects or images of one request
+_THREADS = 32  # for what blocks: decoding, the image store, the registry; Ray's own default is five
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,8 @@ class Core:
             ImageTooLargeError: more pixels than the settings allow.
             ImageError: the bytes are no image, or a broken one.
         """
-        return StoredImage(*await self._sessions.add_image(data))
+        async with self._in_time():
+            return StoredImage(*await self._sessions.add_image(data))
 
     async def image(self, image_id: str) -> StoredImage:
         """Return a stored image.
@@ -128,7 +138,8 @@ class Core:
         Raises:
             UnknownImageError: there is none of this id.
         """
-        pixels = await self._sessions.image(image_id)
+        async with self._in_time():
+            pixels = await self._sessions.image(image_id)
         if pixels is None:
             raise UnknownImageError(f"no image '{image_id[:80]}'; store it with POST /v1/images")
         return StoredImage(image_id, pixels)
@@ -138,8 +149,13 @@ class Core:
         return (await self._versions.of()).description.info
 
     async def ready(self) -> tuple[ModelInfo, Rejected | None]:
-        """Ask the segmenter, anew, whether it can answer; say with which model, and which is rejected."""
-        version = await self._versions.ask_again()
+        """Ask the segmenter, anew, whether it can answer; say with which model, and which is rejected.
+
+        Raises:
+            OverloadedError: it does not say so within two seconds.
+        """
+        async with self._in_time(_READY_SECONDS):
+            version = await self._versions.ask_again()
         return version.description.info, self._versions.rejected
 
     def metrics_text(self) -> bytes:
@@ -165,11 +181,20 @@ class Core:
             UnknownModelError: no model has the alias.
             OverloadedError: it cannot be answered in time; `retry_after` says when to try again.
         """
+        async with self._in_time():
+            return await self._segment(image, clicks, options or Options())
+
+    @asynccontextmanager
+    async def _in_time(self, seconds: float | None = None) -> AsyncIterator[None]:
+        """Give a block up that takes longer than the deadline."""
+        seconds = seconds or self._deadline
         try:
-            async with asyncio.timeout(self._deadline):
-                return await self._segment(image, clicks, options or Options())
+            async with asyncio.timeout(seconds) as limit:
+                yield
         except TimeoutError:
-            raise OverloadedError(f"no answer within {self._deadline:g} s") from None
+            if not limit.expired():
+                raise
+            raise OverloadedError(f"no answer within {seconds:g} s") from None
 
     async def _segment(self, image: StoredImage, clicks: Sequence[Click], options: Options) -> Segmentation:
         height, width = image.pixels.shape[:2]
@@ -197,7 +222,8 @@ class Core:
         )
 
     async def keep(self) -> None:
-        """Follow the aliases and sweep the store, for ever."""
+        """Follow the aliases and sweep the store, for ever; give this loop threads enough."""
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "serve"))
         await asyncio.gather(self._versions.follow(), self._sweep())
 
     async def _sweep(self) -> None:
@@ -207,6 +233,26 @@ class Core:
                 await asyncio.to_thread(self._sessions.sweep)
             except (OSError, OverloadedError):  # the store is away; it is swept when it is back
                 self.metrics.failed_sweep()
+
+
+async def few_at_once(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Return what calls for several objects or images of one request answer, in their order.
+
+    Some run at once, to share the model's batches; not all, as each may hold a large image. The first that
+    fails ends the others.
+    """
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def answer(call: Callable[[], Awaitable[T]]) -> T:
+        async with limit:
+            return await call()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(answer(call)) for call in calls]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def bounding_box(mask: Mask) -> Box | None:

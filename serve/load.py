@@ -19,13 +19,19 @@ class Load:
 
     Args:
         patience: seconds of work that may wait.
+        batch: calls that share a run of the model; so many may always wait.
     """
 
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, patience: float, batch: int = 1) -> None:
+        self._patience, self._batch = patience, batch
         self._waiting = 0
         self._pace = 0.0  # seconds between two answers while calls wait: of all model replicas together
         self._since = 0.0
+
+    @property
+    def calls(self) -> int:
+        """That wait now."""
+        return self._waiting
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -35,13 +41,16 @@ class Load:
             OverloadedError: the calls that wait already are too much work.
         """
         expected = self._waiting * self._pace
-        if expected > self._patience:
+        if expected > self._patience and self._waiting >= self._batch:
             raise OverloadedError(
                 f"{self._waiting} clicks wait already, some {expected:.0f} s",
                 retry_after=math.ceil(expected / 2),
             )
         if not self._waiting:
-            self._since = time.monotonic()
+            now = time.monotonic()
+            if now - self._since > self._patience:
+                self._pace = 0.0  # what was learned so long ago, maybe while the model started, says nothing
+            self._since = now
         self._waiting += 1
         try:
             yield

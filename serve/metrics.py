@@ -47,9 +47,10 @@ class Metrics:
             Histogram, "mst_batch_size", "Clicks in a forward, once for each of them", buckets=_BATCHES
         )
         self._cached = self._make(Counter, "mst_cache", "Look-ups by cache and result", "cache", "result")
-        self._retries = self._make(Counter, "mst_retries", "Calls whose model replica died")
+        self._retries = self._make(Counter, "mst_retries", "Calls that a model replica could not answer")
         self._sweeps = self._make(Counter, "mst_failed_sweeps", "Times the image store could not be swept")
         self._in_hand = self._make(Gauge, "mst_requests_in_hand", "Requests that wait for their reply")
+        self._queue = self._make(Gauge, "mst_clicks_waiting", "Clicks that wait for the model")
         self._model = self._make(Gauge, "mst_model", "1 for the version that is served", "name", "version")
 
     def text(self) -> bytes:
@@ -91,6 +92,10 @@ class Metrics:
     def failed_sweep(self) -> None:
         """Count that the image store could not be swept."""
         self._sweeps.labels(self._replica).inc()
+
+    def watch_queue(self, waiting: Callable[[], int]) -> None:
+        """Tell, whenever it is asked for, how many clicks wait for the model."""
+        self._queue.labels(self._replica).set_function(waiting)
 
     def serves(self, model: ModelInfo) -> None:
         """Tell which version is served."""

@@ -1,5 +1,6 @@
 """A model that is ready to answer: loaded, tried and warmed up; its forwards have few shapes."""
 
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from mst.model.fusion import StageTrace
 from mst.predictor import Crop, outputs, to_probabilities
 from serve.registry import ModelInfo, fetch_model
 from serve.settings import ServeSettings
+
+_log = logging.getLogger("ray.serve.model")
 
 SLOTS = (16, 256)
 """Click rows of a forward: the fewest that hold all clicks; requests have at most 200, and a box five."""
@@ -83,7 +86,8 @@ class ServedModel:
         except MSTError:
             raise
         except Exception as error:  # of the registry, of its files, of the device: all end in the same way
-            raise CheckpointError(f"{settings.model} cannot be served: {error}") from error
+            _log.exception("%s", settings.model)
+            raise CheckpointError(f"{settings.model} cannot be served; the log says why") from error
 
     def answer(self, crops: Sequence[Crop]) -> list[Answer]:
         """Run the network on at most `max_batch` crops.

@@ -1,5 +1,6 @@
 """Which model is served: a version of the registry, or a checkpoint folder."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -10,11 +11,15 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
-from mst.checkpoint import WEIGHTS, verify
+from mst.checkpoint import CONFIG, WEIGHTS, verify
 from mst.errors import CheckpointError
 from serve.settings import ServeSettings
 
+_log = logging.getLogger("ray.serve.registry")
+
 REGISTERED = "models:/"
+_CHAMPION, _PREVIOUS = "@champion", "@previous"
+"""Aliases that pipelines/promote.py sets: the best version, and the best one before it."""
 _CHECKPOINT = "artifacts/checkpoint"
 """Where it lies in an MLflow model, whose code is never run here."""
 
@@ -38,9 +43,13 @@ def pin(settings: ServeSettings) -> ServeSettings:
     """
     if not settings.model.startswith(REGISTERED):
         return settings.model_copy(update={"model": str(Path(settings.model).absolute())})
-    uri = os.environ.get("MLFLOW_TRACKING_URI", settings.tracking_uri)
-    settings = settings.model_copy(update={"tracking_uri": uri})
+    settings = settings.model_copy(update={"tracking_uri": registry_of(settings)})
     return settings.model_copy(update={"model": _address(_registered(settings))})
+
+
+def registry_of(settings: ServeSettings) -> str:
+    """Return the registry's address; the environment comes before the settings."""
+    return os.environ.get("MLFLOW_TRACKING_URI", settings.tracking_uri)
 
 
 def fetch_model(settings: ServeSettings, folder: Path) -> tuple[Path, ModelInfo]:
@@ -60,10 +69,20 @@ def fetch_model(settings: ServeSettings, folder: Path) -> tuple[Path, ModelInfo]
     is_packaged = any(each.path == "MLmodel" for each in mlflow.artifacts.list_artifacts(address))
     inside = f"{address}/{_CHECKPOINT}" if is_packaged else address
     checkpoint = Path(mlflow.artifacts.download_artifacts(inside, dst_path=str(folder)))
-    digest = verify(checkpoint)["sha256"][WEIGHTS]
-    if digest != version.tags.get("sha256"):
-        raise CheckpointError(f"{address}: its weights are not those that were registered (sha256 {digest})")
-    return checkpoint, ModelInfo(name=version.name, version=str(version.version), digest=digest)
+    try:
+        digests = verify(checkpoint)["sha256"]
+    except CheckpointError as error:  # clients are told, whom our folders do not concern
+        raise CheckpointError(str(error).replace(str(checkpoint), address)) from None
+    for name, tag, what in ((WEIGHTS, "sha256", "weights"), (CONFIG, "config_sha256", "settings")):
+        if digests[name] != version.tags.get(tag):
+            raise CheckpointError(f"{address}: its {what} are not those that were registered")
+    return checkpoint, ModelInfo(name=version.name, version=str(version.version), digest=digests[WEIGHTS])
+
+
+def fallbacks(model: str) -> list[str]:
+    """Return what may be served in the place of a model that an alias names and that is broken."""
+    is_champion = model.startswith(REGISTERED) and model.endswith(_CHAMPION)
+    return [model.removesuffix(_CHAMPION) + _PREVIOUS] if is_champion else []
 
 
 def _registered(settings: ServeSettings) -> ModelVersion:
@@ -78,9 +97,11 @@ def _registered(settings: ServeSettings) -> ModelVersion:
             return client.get_model_version(name, number)
         return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
+        # Clients are told, too, whom the registry's address does not concern.
+        _log.warning("%s: %s", settings.tracking_uri, error.message)
         raise CheckpointError(
-            f"no model '{settings.model}' in {settings.tracking_uri} ({error.message}); train one and "
-            "register it with pipelines/promote.py, or run `make demo`"
+            f"the registry gives no model '{settings.model}'; train one and register it with "
+            "pipelines/promote.py, or run `make demo`"
         ) from None
 
 

@@ -18,7 +18,7 @@ from mst.errors import MSTError
 from mst.predictor import Crop
 from serve.batching import Batcher
 from serve.model import Answer, Description, ServedModel
-from serve.registry import pin
+from serve.registry import fallbacks, pin
 from serve.settings import ServeSettings
 
 _log = logging.getLogger("ray.serve.segmenter")
@@ -51,12 +51,20 @@ class Segmenter:
         self._failed: dict[str, tuple[float, MSTError]] = {}
         self._lock = threading.Lock()  # one model is loaded at a time
         self._batcher: Batcher[_Call, Answer] = Batcher(_run, settings.max_batch, lambda call: id(call.model))
-        try:
-            self._model(pin(settings).model)
-        except MSTError:
-            self._model(first)
+        self._start(first)
         if settings.model != first:
             threading.Thread(target=self._follow, daemon=True).start()
+
+    def _start(self, first: str) -> None:
+        """Load what the alias names; where that is broken, what else may be served."""
+        for model in (self._settings.model, *fallbacks(self._settings.model)):
+            try:
+                self._model(pin(self._settings.model_copy(update={"model": model})).model)
+            except MSTError as error:
+                _log.warning("%s: %s", model, error)
+            else:
+                return
+        self._model(first)
 
     async def describe(self, address: str) -> Description:
         """Return what callers must know of a version, which is ready to answer then.

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from mst.clicks import Click, Mask
 from mst.data.images import RGB
+from mst.errors import CheckpointError
 from mst.predictor import Crop, Prediction, next_crop, paste, start_from, to_probabilities
 from mst.zoom import Box
 from serve.cache import ByteLRU
@@ -33,6 +34,7 @@ from serve.versions import Version
 Forward = Callable[[str, Crop], Awaitable[Answer]]
 """Asks a version, by its address, for what it says of a crop."""
 
+_PASSING = (RayActorError, NodeDiedError, ObjectLostError, CheckpointError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries of a call whose replica died
 _DECODERS = 4  # images that are decoded at once: it is memory that they compete for
 
@@ -106,7 +108,8 @@ class Sessions:
         self._images: ByteLRU[str, RGB] = ByteLRU(settings.cache_bytes)
         self._whole: ByteLRU[tuple[str, int], Crop] = ByteLRU(settings.cache_bytes // 8)
         self._known: ByteLRU[tuple[str, str, str, tuple[Click, ...]], Known] = ByteLRU(settings.cache_bytes)
-        self._load = Load(settings.queue_seconds)
+        self._load = Load(settings.queue_seconds, settings.max_batch)
+        metrics.watch_queue(lambda: self._load.calls)
         self._decoders = asyncio.Semaphore(_DECODERS)
 
     async def add_image(self, data: bytes) -> tuple[str, RGB]:
@@ -155,7 +158,7 @@ class Sessions:
             The prediction, and what the model took.
         """
         waited, computed, description = 0.0, 0.0, version.description
-        key = image_id, description.info.digest, start.key
+        key = image_id, version.address, start.key
         given = (*start.clicks, *clicks)
         known, done = self._longest_known(key, given)
         self._metrics.cache("prediction", done == len(given))
@@ -207,12 +210,15 @@ class Sessions:
         return None, 0
 
     async def _call(self, address: str, crop: Crop) -> Answer:
-        """Ask the model; a call has no effect but its answer, so one whose replica died is made again."""
+        """Ask the model; a call has no effect but its answer, so it is made again where that may help.
+
+        A version that a replica cannot load was ready in another one: it has failed to fetch it, say.
+        """
         pause = _FIRST_PAUSE
         while True:
             try:
                 return await self._forward(address, crop)
-            except RayActorError:
+            except _PASSING:
                 self._metrics.retry()
                 await asyncio.sleep(pause)  # the request's deadline ends this
                 pause = min(2 * pause, _LONGEST_PAUSE)

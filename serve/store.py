@@ -6,6 +6,7 @@ Whoever still needs one that has gone uploads it again: the id is the same.
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -19,6 +20,10 @@ import fsspec
 from serve.errors import OverloadedError
 
 _ID = re.compile(r"[0-9a-f]{64}")
+_PART = ".mst-"
+"""Begins the name of a file that is being written."""
+
+_log = logging.getLogger("ray.serve.store")
 
 
 class ImageStore(Protocol):
@@ -80,38 +85,50 @@ class FolderStore:
     def put(self, data: bytes) -> str:
         """Store an image's bytes, or prolong their life, and return their id."""
         image_id = hashlib.sha256(data).hexdigest()
-        try:
-            os.utime(self._folder / image_id)
-        except FileNotFoundError:
-            # Written beside and renamed: another replica sees the whole file or none.
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".", delete=False) as file:
-                file.write(data)
-            Path(file.name).replace(self._folder / image_id)
-            self._new_bytes += len(data)
-            if self._new_bytes > self._max_bytes / 16:
-                self.sweep()
+        with _reached():
+            try:
+                os.utime(self._folder / image_id)
+            except FileNotFoundError:
+                self._write(image_id, data)
+        if self._new_bytes > self._max_bytes / 16:
+            self.sweep()
         return image_id
 
     def get(self, image_id: str) -> bytes | None:
         """Return an image's bytes; None where there is no such image."""
         if not _ID.fullmatch(image_id):
             return None
-        try:
-            return (self._folder / image_id).read_bytes()
-        except FileNotFoundError:
-            return None
+        with _reached():
+            try:
+                return (self._folder / image_id).read_bytes()
+            except FileNotFoundError:
+                return None
 
     def sweep(self) -> int:
-        """Delete what is too old or too much, and what a killed writer left; return how many files went."""
+        """Delete what is too old or too much, and what a killed writer left; return how many files went.
+
+        Files of other names are not ours, and stay.
+        """
         self._new_bytes = 0
-        stored = []
-        for entry in os.scandir(self._folder):
-            with contextlib.suppress(FileNotFoundError):  # another replica sweeps too
-                stored.append(_Stored(entry.name, entry.stat().st_size, entry.stat().st_mtime))
-        gone = _to_delete(stored, self._ttl, self._max_bytes)
-        for name in gone:
-            (self._folder / name).unlink(missing_ok=True)
+        with _reached():
+            gone = _to_delete(self._stored(), self._ttl, self._max_bytes)
+            for name in gone:
+                (self._folder / name).unlink(missing_ok=True)
         return len(gone)
+
+    def _write(self, image_id: str, data: bytes) -> None:
+        """Written beside and renamed: another replica sees the whole file or none."""
+        self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleared it away
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=_PART, delete=False) as file:
+            file.write(data)
+        Path(file.name).replace(self._folder / image_id)
+        self._new_bytes += len(data)
+
+    def _stored(self) -> Iterator[_Stored]:
+        for entry in os.scandir(self._folder) if self._folder.is_dir() else ():
+            if _ID.fullmatch(entry.name) or entry.name.startswith(_PART):
+                with contextlib.suppress(FileNotFoundError):  # another replica sweeps too
+                    yield _Stored(entry.name, entry.stat().st_size, entry.stat().st_mtime)
 
 
 class BucketStore:
@@ -169,4 +186,5 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise OverloadedError(f"the image store does not answer: {error}") from error
+        _log.exception("the image store")
+        raise OverloadedError("the image store does not answer") from error

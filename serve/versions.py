@@ -13,7 +13,7 @@ from ray.serve.exceptions import RayServeException
 from mst.errors import MSTError
 from serve.errors import UnknownModelError, message_of
 from serve.model import Description
-from serve.registry import REGISTERED, pin
+from serve.registry import REGISTERED, fallbacks, pin
 from serve.settings import ServeSettings
 
 _log = logging.getLogger("ray.serve.versions")
@@ -79,9 +79,13 @@ class Versions:
         return self._current[model]
 
     async def ask_again(self) -> Version:
-        """Return the served version, once the segmenter says anew that it is ready."""
+        """Return the served version, once the segmenter says anew that it is ready.
+
+        Where no model replica need be there, none is asked: it would be started for the question.
+        """
         version = await self.of()
-        await self._describe(version.address)
+        if self._settings.min_replicas:
+            await self._describe(version.address)
         return version
 
     async def follow(self) -> None:
@@ -104,7 +108,10 @@ class Versions:
                 raise UnknownModelError(f"{model} cannot be served: {message_of(error)}") from None
             # The alias has moved, since the server was set up, to a version that is broken.
             self.rejected = Rejected(model=model, reason=message_of(error))
-            return await self._asked(self._first)
+        for other in fallbacks(model):
+            with suppress(MSTError):
+                return await self._asked(await self._named(other))
+        return await self._asked(self._first)
 
     async def _look(self, model: str) -> None:
         address = model

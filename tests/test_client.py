@@ -106,6 +106,7 @@ def test_a_files_bytes_are_sent_as_they_are():
         answer(502),
         answer(503),
         answer(504),
+        httpx.Response(500, text="The actor died"),  # of Serve's proxy
     ],
     ids=str,
 )
@@ -122,6 +123,12 @@ def test_what_does_not_pass_is_not_tried_again(status):
     with pytest.raises(ServerError, match=f"/v1/segment: {status} .*no"):
         client(wire).segment(picture(), CLICKS)
     assert len(wire.requests) == 1
+
+
+@pytest.mark.parametrize("reply", [httpx.Response(200, text="<html>"), httpx.Response(301, json={})])
+def test_what_is_no_server_of_ours_is_said_so(reply):
+    with pytest.raises(ServerError, match=f"no answer of this server, but {reply.status_code}"):
+        client(Wire(reply)).segment(picture(), CLICKS)
 
 
 def test_the_server_says_how_long_to_wait():

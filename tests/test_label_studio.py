@@ -10,7 +10,7 @@ import pytest
 from mst.clicks import Click
 from mst.client import Client
 from mst.errors import ImageError, ImageTooLargeError
-from serve.errors import RequestError
+from serve.errors import OverloadedError, RequestError
 from serve.protocols.brush import brush_rle
 from serve.protocols.label_studio import Tags
 from serve.protocols.label_studio_images import LabelStudioImages
@@ -210,5 +210,7 @@ def test_redirects_errors_and_floods_are_refused():
     def silent(request):
         raise httpx.ConnectError("refused")
 
-    with pytest.raises(ImageError, match="does not answer"):
+    with pytest.raises(OverloadedError, match="does not answer"):  # now: another try may succeed
         fetch("/data/a.png", silent)
+    with pytest.raises(OverloadedError, match="answers 502"):
+        fetch("/data/a.png", lambda _: httpx.Response(502))

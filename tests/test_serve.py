@@ -238,7 +238,7 @@ def test_the_store_knows_no_file_but_its_images(tmp_path):
 
 
 def test_a_model_that_cannot_be_served_is_named(registry, tmp_path):
-    with pytest.raises(CheckpointError, match=r"no model 'models:/mst@champion' in sqlite.*make demo"):
+    with pytest.raises(CheckpointError, match=r"gives no model 'models:/mst@champion'.*make demo"):
         pin(ServeSettings())
     with pytest.raises(CheckpointError, match="neither models:/NAME@ALIAS nor"):
         pin(ServeSettings(model="models:/mst"))

@@ -20,7 +20,8 @@ from schemathesis.specs.openapi.checks import response_schema_conformance
 from benchmarks.serving import crown, wait_for
 from mst.checkpoint import load_model, save_checkpoint
 from mst.clicks import Click
-from mst.config import Config
+from mst.config import Config, EvalConfig
+from mst.errors import CheckpointError
 from mst.model import MST
 from mst.predictor import Predictor, start_from
 from serve.api import build_api
@@ -28,6 +29,7 @@ from serve.app import settle
 from serve.core import Core
 from serve.keys import Keys
 from serve.metrics import Metrics
+from serve.registry import fetch_model, pin
 from serve.segmenter import Segmenter
 from serve.settings import ServeSettings
 from tests.conftest import TINY_MODEL, listening, local_api, picture, png, random_mask
@@ -300,9 +302,13 @@ def random_checkpoint(folder, seed: int, bias: float = 0.0):
     return folder
 
 
-def versioned_api(settings: ServeSettings):
-    """The HTTP interface around the segmenter's own class, which runs without Ray too."""
-    settings, first = settle(settings)
+def versioned_api(settings: ServeSettings, first: str = ""):
+    """The HTTP interface around the segmenter's own class, which runs without Ray too.
+
+    `first` is the version that the alias named when the server was set up; now, if it is not given.
+    """
+    settings, now = settle(settings)
+    first = first or now
     segmenter = Segmenter(settings, first)
     core = Core(settings, first, segmenter.describe, segmenter.predict, Metrics("local"))
     return build_api(core, settings, Keys((), 1))
@@ -351,3 +357,38 @@ def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp
         assert other.json()["model"]["version"] == "1"
         wrong = client.post(path, json={"clicks": CLICKS}, headers={"X-Model-Alias": "nobody"})
         assert wrong.status_code == 404
+
+
+def test_what_starts_anew_while_the_champion_is_broken_serves_the_one_before_it(registry, tmp_path):
+    for number, bias in ((1, 0.0), (2, 0.0), (3, float("nan"))):
+        crown(registry, random_checkpoint(tmp_path / str(number), number, bias))
+    settings = ServeSettings(
+        model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1, precision="fp32"
+    )
+    with listening(versioned_api(settings, first="models:/mst/1")) as url:
+        reply = httpx.get(f"{url}/readyz", timeout=30)
+    assert reply.json()["version"] == "2"
+    assert "no numbers" in reply.json()["rejected"]["reason"]
+
+
+def test_nobody_is_told_where_the_registry_is(registry, tmp_path):
+    crown(registry, random_checkpoint(tmp_path / "one", 1))
+    settings = ServeSettings(model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1)
+    with listening(versioned_api(settings)) as url:
+        body = {"image": base64.b64encode(png(picture())).decode(), "clicks": CLICKS}
+        reply = httpx.post(
+            f"{url}/v1/segment", json=body, headers={"X-Model-Alias": "challenger"}, timeout=30
+        )
+    assert reply.status_code == 404
+    assert "models:/mst@challenger" in reply.text
+    assert str(tmp_path) not in reply.text
+    assert "sqlite" not in reply.text
+
+
+def test_a_version_whose_settings_were_changed_is_refused(registry, tmp_path):
+    folder = random_checkpoint(tmp_path / "one", 1)
+    crown(registry, folder)
+    model, _ = load_model(folder)
+    save_checkpoint(folder, model.state_dict(), Config(model=TINY_MODEL, eval=EvalConfig(threshold=0.9)))
+    with pytest.raises(CheckpointError, match="its settings are not those that were registered"):
+        fetch_model(pin(ServeSettings(model="models:/mst@champion")), tmp_path / "fetched")

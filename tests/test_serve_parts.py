@@ -1,10 +1,12 @@
 """The parts of the server, one by one, without Ray."""
 
 import asyncio
+import hashlib
 import io
 import os
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from mst.model import MST
 from mst.predictor import next_crop, to_probabilities
 from mst.zoom import Box
 from serve.batching import Batcher
+from serve.core import few_at_once
 from serve.encoding import decode_png, decode_rle, png, polygons, rle, text
 from serve.errors import OverloadedError
 from serve.images import decode
@@ -187,10 +190,30 @@ def test_a_folder_is_swept_while_it_fills_and_of_what_a_killed_writer_left(tmp_p
     for number in range(100):
         store.put(number.to_bytes(1000, "big"))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 10_000 * 17 / 16
-    (tmp_path / ".left").write_bytes(b"half")
-    os.utime(tmp_path / ".left", (0, 0))
+    (tmp_path / ".mst-left").write_bytes(b"half")
+    os.utime(tmp_path / ".mst-left", (0, 0))
     store.sweep()
-    assert not (tmp_path / ".left").exists()
+    assert not (tmp_path / ".mst-left").exists()
+
+
+def test_a_folder_keeps_what_is_not_the_stores(tmp_path):
+    photo, folder = tmp_path / "holiday.jpg", tmp_path / "lost+found"
+    photo.write_bytes(b"mine")
+    folder.mkdir()
+    for path in (photo, folder):
+        os.utime(path, (0, 0))
+    assert FolderStore(tmp_path, 10, 1).sweep() == 0
+    assert (photo.exists(), folder.exists()) == (True, True)
+
+
+def test_a_folder_that_was_cleared_away_or_cannot_be_read_can_be_asked_again(tmp_path):
+    store = FolderStore(tmp_path / "images", 10, 10_000)
+    (tmp_path / "images").rmdir()
+    assert store.sweep() == 0
+    assert store.get(store.put(b"image")) == b"image"
+    (tmp_path / "images" / hashlib.sha256(b"other").hexdigest()).mkdir()
+    with pytest.raises(OverloadedError, match="the image store does not answer"):
+        store.get(hashlib.sha256(b"other").hexdigest())
 
 
 def test_a_bucket_that_is_away_is_a_reason_to_try_again(door):
@@ -301,6 +324,46 @@ def test_more_work_than_somebody_would_wait_for_is_refused():
         with load.waiting(), pytest.raises(OverloadedError, match="3 clicks wait already"):
             wait(0)
     wait(0)
+
+
+def test_a_batch_may_always_wait_and_an_old_pace_is_forgotten():
+    load = Load(patience=0.05, batch=2)
+    with load.waiting():
+        time.sleep(0.1)  # the model starts
+    with load.waiting(), load.waiting():  # they share a run
+        with pytest.raises(OverloadedError), load.waiting():
+            pass
+        assert load.calls == 2
+    time.sleep(0.06)
+    with load.waiting(), load.waiting(), load.waiting():
+        pass
+
+
+def test_of_several_calls_few_run_at_once_and_the_first_that_fails_ends_the_others():
+    running, most, finished = 0, 0, []
+
+    async def call(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01 if number != 7 else 0)
+        running -= 1
+        if number == 7:
+            raise OverloadedError("seven")
+        finished.append(number)
+        return number
+
+    answers = asyncio.run(few_at_once(partial(call, number) for number in range(7)))
+    assert (answers, most) == (list(range(7)), 4)
+    finished.clear()
+
+    async def fail_and_wait() -> None:
+        with pytest.raises(OverloadedError, match="seven"):
+            await few_at_once(partial(call, number) for number in range(7, 20))
+        await asyncio.sleep(0.1)
+
+    asyncio.run(fail_and_wait())
+    assert finished == []
 
 
 # --- models

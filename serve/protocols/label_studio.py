@@ -6,6 +6,7 @@ only the configured one is asked (`serve.protocols.label_studio_images`), or as 
 
 import asyncio
 import uuid
+from functools import partial
 from typing import Annotated, Any
 from xml.etree import ElementTree
 
@@ -16,7 +17,7 @@ from pydantic import Field
 from mst.clicks import Click
 from mst.data.images import RGB
 from mst.errors import ClickError
-from serve.core import Core, Options, Segmentation, StoredImage
+from serve.core import Core, Options, Segmentation, StoredImage, few_at_once
 from serve.errors import RequestError
 from serve.protocols.brush import brush_rle
 from serve.protocols.failures import IN_ITS_FORM, route_that_says
@@ -140,7 +141,7 @@ class Handlers:
         regions = body.params.context.result if body.params.context else []
         if not regions:
             return {"results": [{"result": [], "score": 0.0} for _ in body.tasks]}
-        results = await asyncio.gather(*(self._predict(task, regions, tags) for task in body.tasks))
+        results = await few_at_once(partial(self._predict, task, regions, tags) for task in body.tasks)
         return {"results": results}
 
     async def _predict(self, task: Task, regions: list[Region], tags: Tags) -> dict[str, Any]:

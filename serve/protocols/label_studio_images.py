@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from mst.errors import ImageError, ImageTooLargeError
-from serve.errors import RequestError
+from serve.errors import OverloadedError, RequestError
 from serve.protocols.wire import image_bytes
 
 _TIMEOUT_SECONDS = 20.0
@@ -45,6 +45,7 @@ class LabelStudioImages:
         Raises:
             RequestError: it lies elsewhere, or no Label Studio is configured.
             ImageError: Label Studio does not give it.
+            OverloadedError: it does not answer now.
         """
         if address.startswith("data:"):
             try:
@@ -56,7 +57,7 @@ class LabelStudioImages:
         except httpx.InvalidURL:
             raise RequestError("the task's image: not an address") from None
         except httpx.HTTPError as error:
-            raise ImageError(f"the task's image: Label Studio does not answer ({error!r})") from error
+            raise OverloadedError(f"the task's image: Label Studio does not answer ({error!r})") from error
 
     def _checked(self, address: str) -> str:
         if self._url == "/":
@@ -78,6 +79,8 @@ class LabelStudioImages:
     async def _download(self, url: str) -> bytes:
         headers = {"Authorization": await self._authorization()}
         async with self._http.stream("GET", url, headers=headers) as reply:
+            if reply.status_code >= 500:
+                raise OverloadedError(f"the task's image: Label Studio answers {reply.status_code}")
             if reply.status_code != 200:
                 raise ImageError(f"the task's image: Label Studio answers {reply.status_code} for {url}")
             data = bytearray()
@@ -95,7 +98,19 @@ class LabelStudioImages:
             reply = await self._http.post(
                 urljoin(self._url, "api/token/refresh"), json={"refresh": self._token}
             )
-            if reply.status_code != 200:
+            if reply.status_code >= 500:
+                raise OverloadedError(f"Label Studio answers {reply.status_code} to label_studio_token")
+            access = _access(reply)
+            if access is None:
                 raise RequestError(f"Label Studio refuses label_studio_token: {reply.status_code}")
-            self._access, self._access_ends = reply.json()["access"], time.monotonic() + _ACCESS_SECONDS
+            self._access, self._access_ends = access, time.monotonic() + _ACCESS_SECONDS
         return f"Bearer {self._access}"
+
+
+def _access(reply: httpx.Response) -> str | None:
+    """The short-lived token of a reply that has one."""
+    try:
+        access = reply.json()["access"] if reply.status_code == 200 else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return access if isinstance(access, str) else None

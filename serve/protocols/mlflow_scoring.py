@@ -6,6 +6,7 @@ and what is known of it.
 
 import asyncio
 import json
+from functools import partial
 from typing import Annotated, Any
 
 import mlflow
@@ -13,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve.core import Core
+from serve.core import Core, few_at_once
 from serve.encoding import encode
 from serve.errors import RequestError
 from serve.protocols.failures import IN_ITS_FORM, route_that_says
@@ -108,7 +109,7 @@ class Handlers:
             raise RequestError("the content type must be application/json")
         asked = Invocation.model_validate(_json(await request.body()))
         form = (asked.params or Parameters()).format
-        predictions = await asyncio.gather(*(self._predict(record, form) for record in asked.records()))
+        predictions = await few_at_once(partial(self._predict, record, form) for record in asked.records())
         return {"predictions": predictions}
 
     async def _predict(self, record: Record, form: MaskFormat) -> dict[str, Any]:

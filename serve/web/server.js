@@ -39,7 +39,7 @@ export class Server {
       const response = await this.fetched(path, options);
       if (response?.ok) return response.json();
       if (response?.status === 401 && (await this.login())) continue;
-      const passing = !response || PASSING.includes(response.status);
+      const passing = !response || isPassing(response);
       if (!passing || number + 1 >= TRIES) throw await failure(response);
       this.onRetry();
       const asked = Number(response?.headers.get("Retry-After")) || 0;
@@ -65,6 +65,12 @@ export class Server {
     sessionStorage.setItem("key", key);
     return true;
   }
+}
+
+// 500 that is no JSON is not the server's own: it comes from a proxy whose server died.
+function isPassing(response) {
+  const isOwn = response.headers.get("Content-Type")?.startsWith("application/json");
+  return PASSING.includes(response.status) || (response.status === 500 && !isOwn);
 }
 
 async function failure(response) {

@@ -66,7 +66,7 @@ def split(body: bytes, length: str | None) -> tuple[bytes, bytes]:
     """
     if length is None:
         return body, b""
-    if not length.isdecimal() or int(length) > len(body):
+    if not length.isdecimal() or len(length) > 15 or int(length) > len(body):
         raise RequestError(f"{HEADER_LENGTH} is '{length[:20]}', for a body of {len(body)} bytes")
     return body[: int(length)], body[int(length) :]
 

@@ -1,6 +1,7 @@
 """Masks on the wire: COCO's run-length encoding, PNG, or polygons."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -57,7 +58,10 @@ def polygons(mask: Mask, tolerance: float = 0.0, min_area: float = 0.0) -> list[
     fine = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     rings, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parents = hierarchy[0, :, 3] if hierarchy is not None else []
-    kept = [cv2.contourArea(ring) / 4 >= min_area for ring in rings]
+    kept = [True] * len(rings)
+    # Nothing has fewer pixels than its longer side: where there are no specks, nothing need be measured.
+    if any(max(cv2.boundingRect(ring)[2:]) / 2 - 1 < min_area for ring in rings):
+        kept = [size >= min_area for size in _sizes(mask, rings, parents)]
     found: dict[int, Polygon] = {}
     for number, parent in enumerate(parents):
         if parent < 0 and kept[number]:
@@ -123,6 +127,19 @@ def _counts(letters: NDArray[np.uint8]) -> NDArray[np.int64]:
     for first in (1, 2):  # from the fourth on, a value is the difference to the one before the last
         values[first::2] = np.cumsum(values[first::2])
     return values
+
+
+def _sizes(mask: Mask, rings: Sequence[Any], parents: Sequence[int]) -> list[int]:
+    """Pixels of the part or hole that each ring of the fine grid goes around."""
+    pixels = mask.astype(np.uint8)
+    _, parts, of_parts, _ = cv2.connectedComponentsWithStats(pixels, connectivity=8)
+    _, holes, of_holes, _ = cv2.connectedComponentsWithStats(1 - pixels, connectivity=4)  # as findContours
+    sizes = []
+    for ring, parent in zip(rings, parents, strict=True):
+        col, row = ring[ring[:, 0, 1].argmin(), 0]  # the highest pixel; below such a one, a hole begins
+        labels, stats, row = (parts, of_parts, row) if parent < 0 else (holes, of_holes, row + 1)
+        sizes.append(int(stats[labels[row // 2, col // 2], cv2.CC_STAT_AREA]))
+    return sizes
 
 
 def _points(ring: Any, tolerance: float) -> list[tuple[float, float]]:

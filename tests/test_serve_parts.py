@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from scipy.ndimage import label
 from upath import UPath
 
 from mst.checkpoint import load_model, save_checkpoint
@@ -145,6 +146,32 @@ def test_simplified_polygons_stay_within_their_error():
     wrong[3, 3] = wrong[60, 150] = False
     near = np.abs(np.sqrt((rows - 100) ** 2 + (cols - 150) ** 2)[..., None] - [80, 30]).min(-1) < 2.5
     assert not (wrong & ~near).any()
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (3, 3), (1, 15), (2, 2), (4, 5)])
+def test_the_least_area_is_in_pixels_of_parts_and_of_holes(rows, cols):
+    part = np.zeros((20, 30), bool)
+    part[4 : 4 + rows, 6 : 6 + cols] = True
+    hole = np.ones((20, 30), bool)
+    hole[4 : 4 + rows, 6 : 6 + cols] = False
+    for least, is_kept in ((rows * cols, True), (rows * cols + 0.5, False)):
+        assert len(polygons(part, min_area=least)) == is_kept
+        assert len(polygons(hole, min_area=least)[0].holes) == is_kept
+
+
+def test_parts_within_holes_and_diagonal_ones_are_measured_as_they_are():
+    rng, seen = np.random.default_rng(0), 0
+    for _ in range(100):
+        mask = np.pad(rng.random(rng.integers(1, 30, 2)) > rng.uniform(0.2, 0.8), 1)
+        parts, holes = (label(each, near)[0] for each, near in ((mask, np.ones((3, 3))), (~mask, None)))
+        sizes = [np.unique(each, return_counts=True)[1] for each in (parts[mask], holes[holes > 1])]
+        for least in (2, 3, 5, 9):
+            found = polygons(mask, min_area=least)
+            assert len(found) == (sizes[0] >= least).sum()
+            if (sizes[0] >= least).all():  # the holes of a part that is left out go with it
+                assert sum(len(each.holes) for each in found) == (sizes[1] >= least).sum()
+                seen += len(sizes[1]) > 0
+    assert seen > 20
 
 
 def test_a_box_is_a_click_on_its_centre_and_clicks_beyond_its_corners():

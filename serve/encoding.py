@@ -40,6 +40,16 @@ def probability_png(probabilities: Probabilities) -> bytes:
     return _png(np.rint(probabilities * 255).astype(np.uint8))
 
 
+def json_rows(mask: Mask) -> bytes:
+    """`json.dumps(mask.tolist())` of a mask (H, W) with 0 and 1, some hundred times as fast."""
+    height, width = mask.shape
+    text = np.full((height, 2 * width + 2), ord(","), np.uint8)
+    text[:, 0] = ord("[")
+    text[:, 1:-1:2] = mask + np.uint8(ord("0"))
+    text[:, -2] = ord("]")
+    return b"[" + text.tobytes()[:-1] + b"]"
+
+
 def text(data: bytes) -> str:
     """Bytes as base64, for JSON."""
     return base64.b64encode(data).decode()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serve.errors import RequestError
-from serve.protocols.tensors import pack
+from serve.protocols.tensors import Parameters, Tensor, pack, unpack
 from tests.conftest import picture, png
 from tests.protocol_calls import CLICKS_TENSOR, HEIGHT, INPUTS, NO_IMAGE, WIDTH, tensor
 
@@ -115,6 +115,15 @@ def test_more_numbers_than_json_can_carry_are_asked_for_in_binary():
     with pytest.raises(RequestError, match=r"'p' has 1049600 numbers, JSON at most 1048576: .*binary_data_output"):
         pack({"id": "1"}, more, set())
     assert pack({"id": "1"}, more, {"p"}).body.endswith(bytes(4 * 1025 * 1024))
+
+
+def test_a_tensor_of_a_million_empty_strings_is_refused():
+    size = 4 * 10**6
+    strings = Tensor(
+        name="image", datatype="BYTES", shape=[10**6], parameters=Parameters(binary_data_size=size)
+    )
+    with pytest.raises(RequestError, match="'image' has more than 1000 elements"):
+        unpack([strings], bytes(size))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import io
 import os
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from mst.model import MST
 from mst.predictor import next_crop, to_probabilities
 from mst.zoom import Box
 from serve.batching import Batcher
+from serve.cache import ByteLRU
 from serve.encoding import decode_png, decode_rle, png, polygons, rle, text
 from serve.errors import OverloadedError
 from serve.images import decode
@@ -224,6 +226,24 @@ def test_a_bucket_that_is_away_is_a_reason_to_try_again(door):
     store = BucketStore(str(UPath("s3://nowhere/images")), 10, 10)
     with pytest.raises(OverloadedError, match="the image store does not answer"):
         store.put(b"image")
+
+
+# --- cache
+
+
+@pytest.mark.parametrize("clicks", [1, 200])
+def test_a_cache_of_the_smallest_values_takes_no_more_memory_than_it_may(clicks):
+    cache = ByteLRU(2_000_000)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(10_000 // (1 + clicks // 10)):
+            key = (f"{number:064}", tuple(Click(1000 + number, 2000 + each, True) for each in range(clicks)))
+            cache.put(key, (np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.float32)), 7)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 100_000 < taken < 2_000_000
 
 
 # --- keys

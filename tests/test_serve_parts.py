@@ -113,11 +113,36 @@ def test_rle_is_cocos_both_ways():
 
 @pytest.mark.parametrize(
     "counts",
-    ["", "0", "P", "PPPPPPPPPPPP1", "~~~", "\u00e9", "oooooooooooo1", "`l20", "99999999", "\x00", "4" * 9999],
+    ["", "0", "P", "PPPPPPPPPPPP1", "~~~", "\u00e9", "oooooooooooo1", "`l20", "99999999", "\x00", "P" * 1351],
 )
 def test_counts_that_do_not_fill_the_mask_are_refused(counts):
     with pytest.raises(ClickError, match="do not add up to 30 x 40"):
         decode_rle(RLE(size=(30, 40), counts=counts), 30, 40)
+
+
+def test_counts_of_more_letters_than_any_mask_needs_are_refused():
+    rng = np.random.default_rng(0)
+    for runs in (np.ones(400), np.tile([1, 17], 200), rng.integers(1, 40, 300), rng.integers(1, 2000, 20)):
+        mask = np.repeat(np.arange(len(runs)) % 2 == 0, runs.astype(int))[None]  # the first run is of length 0
+        encoded = rle(mask)
+        assert len(encoded.counts) <= 1 + mask.size * 9 // 8
+        np.testing.assert_array_equal(decode_rle(encoded, *mask.shape), mask)
+    with pytest.raises(ClickError, match="have 9999 letters; 30 x 40 pixels need at most 1351"):
+        decode_rle(RLE(size=(30, 40), counts="4" * 9999), 30, 40)
+
+
+def test_as_many_counts_as_a_large_image_may_have_are_decoded_in_little_memory():
+    mask = np.tile([True, False], 2_000_000).reshape(2000, 2000).T
+    encoded = rle(mask)
+    assert len(encoded.counts) > 4_000_000
+    tracemalloc.start()
+    try:
+        decoded = decode_rle(encoded, *mask.shape)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(decoded, mask)
+    assert peak < 6 * mask.size
 
 
 def test_a_mask_of_another_size_is_refused():

@@ -73,6 +73,27 @@ def test_sixteen_bits_are_stretched_from_black_to_white():
     assert (flat == 0).all()
 
 
+def test_stretching_levels_of_any_kind_takes_little_memory():
+    rng = np.random.default_rng(0)
+    short = rng.integers(1000, 5000, (1200, 2000)).astype(np.uint16)
+    exact = 2**30 + short.astype(np.int32)  # float32 has no such numbers
+    real = short.astype(np.float32) - 2000
+    real[5, 5], real[6, 6], real[7, 7] = np.nan, np.inf, -np.inf  # taken for 0
+    expected = np.rint((short - short.min()) * (255 / (int(short.max()) - int(short.min()))))
+    for levels in (short, exact, real):
+        file = image_file(Image.fromarray(levels), "TIFF")
+        tracemalloc.start()
+        try:
+            found = decode(file, 10_000_000)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        same = np.isfinite(levels)
+        np.testing.assert_array_equal(found[same], np.repeat(expected[same][:, None], 3, 1))
+        assert (found[~same] == expected[short == 2000][0]).all()
+        assert peak < 12 * levels.size
+
+
 def test_what_is_transparent_is_white():
     pixels = np.dstack([picture(0, 40, 60), np.full((40, 60), 255, np.uint8)])
     pixels[:20, :, 3] = 0

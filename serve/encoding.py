@@ -69,7 +69,7 @@ def polygons(mask: Mask, tolerance: float = 0.0, min_area: float = 0.0) -> list[
     # On a grid twice as fine, outlines through pixel centres lie a quarter of a pixel from the true border.
     fine = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     rings, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    parents = hierarchy[0, :, 3] if hierarchy is not None else []
+    parents = hierarchy[0, :, 3].tolist() if hierarchy is not None else []
     kept = [True] * len(rings)
     # Nothing has fewer pixels than its longer side: where there are no specks, nothing need be measured.
     if any(max(cv2.boundingRect(ring)[2:]) / 2 - 1 < min_area for ring in rings):
@@ -80,7 +80,7 @@ def polygons(mask: Mask, tolerance: float = 0.0, min_area: float = 0.0) -> list[
             found[number] = Polygon(outer=_points(rings[number], tolerance), holes=[])
     for number, parent in enumerate(parents):
         if parent in found and kept[number]:
-            found[int(parent)].holes.append(_points(rings[number], tolerance))
+            found[parent].holes.append(_points(rings[number], tolerance))
     return list(found.values())
 
 
@@ -100,7 +100,9 @@ def decode_rle(encoded: RLE, height: int, width: int) -> Mask:
     most = 1 + pixels + pixels // 8
     if len(encoded.counts) > most:
         letters = len(encoded.counts)
-        raise ClickError(f"the mask's counts have {letters} letters; {height} x {width} pixels need at most {most}")
+        raise ClickError(
+            f"the mask's counts have {letters} letters; {height} x {width} pixels need at most {most}"
+        )
     mask = _filled(np.frombuffer(encoded.counts.encode("ascii", "replace"), np.uint8) - np.uint8(48), pixels)
     if mask is None:
         raise ClickError(f"the mask's counts do not add up to {height} x {width} pixels")

@@ -112,7 +112,9 @@ def test_more_numbers_than_json_can_carry_are_asked_for_in_binary():
         (output,) = json.loads(pack({"id": "1"}, {"p": ("FP32", array)}, set()).body)["outputs"]
         np.testing.assert_array_equal(np.array(output["data"], np.float32).reshape(array.shape), array)
     more = {"p": ("FP32", np.zeros((1025, 1024), np.float32))}
-    with pytest.raises(RequestError, match=r"'p' has 1049600 numbers, JSON at most 1048576: .*binary_data_output"):
+    with pytest.raises(
+        RequestError, match=r"'p' has 1049600 numbers, JSON at most 1048576: .*binary_data_output"
+    ):
         pack({"id": "1"}, more, set())
     assert pack({"id": "1"}, more, {"p"}).body.endswith(bytes(4 * 1025 * 1024))
 

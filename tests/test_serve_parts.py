@@ -144,7 +144,9 @@ def test_counts_that_do_not_fill_the_mask_are_refused(counts):
 def test_counts_of_more_letters_than_any_mask_needs_are_refused():
     rng = np.random.default_rng(0)
     for runs in (np.ones(400), np.tile([1, 17], 200), rng.integers(1, 40, 300), rng.integers(1, 2000, 20)):
-        mask = np.repeat(np.arange(len(runs)) % 2 == 0, runs.astype(int))[None]  # the first run is of length 0
+        mask = np.repeat(np.arange(len(runs)) % 2 == 0, runs.astype(int))[
+            None
+        ]  # the first run is of length 0
         encoded = rle(mask)
         assert len(encoded.counts) <= 1 + mask.size * 9 // 8
         np.testing.assert_array_equal(decode_rle(encoded, *mask.shape), mask)

@@ -10,8 +10,8 @@ Outputs
     score       FP32 [1], the IoU that is expected of the mask
     bbox        FP32 [4], x1, y1, x2, y2 around the mask, half-open; all 0 for an empty one
     probabilities   FP32 [H, W]
-Without a list of outputs, mask and score are returned. Probabilities of more than 2**20 pixels are not written
-as JSON, but in binary alone. `threshold` is a parameter of the request.
+Without a list of outputs, mask and score are returned. Probabilities of more than 2**20 pixels are given in
+binary alone. `threshold` is a parameter of the request.
 """
 
 import asyncio

@@ -146,7 +146,8 @@ def _from_binary(tensor: Tensor, data: bytes) -> Array:
         if len(data) % dtype.itemsize:
             raise RequestError(f"input '{tensor.name}': {len(data)} bytes are no whole {tensor.datatype}")
         return np.frombuffer(data, dtype)
-    elements, start = [], 0
+    elements: list[bytes] = []
+    start = 0
     while start < len(data):
         end = start + 4 + int.from_bytes(data[start : start + 4], "little")
         if end > len(data):

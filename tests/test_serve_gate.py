@@ -293,6 +293,20 @@ def test_no_json_makes_the_server_fail(http, mask_url, body, route):
         assert 0 <= reply.json()["score"] <= 1
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/predict", rb'{"model": "\ud800", "image": "", "params": {}}'),
+        ("/invocations", rb'{"inputs": [], "\ud800": 1}'),
+        ("/predict", rb'{"tasks": [{"data": {}}], "label_config": "\ud800"}'),
+        ("/v2/models/random/infer", rb'{"inputs": [{"name": "\ud800"}]}'),
+    ],
+)
+def test_an_error_may_repeat_text_that_is_no_unicode(http, path, body):
+    reply = http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert reply.status_code in (400, 404, 422), reply.text
+
+
 def test_the_interface_is_what_its_openapi_says(local):
     schema = schemathesis.openapi.from_url(f"{local}/openapi.json")
     operations = [each.ok() for each in schema.get_all_operations()]

@@ -224,16 +224,16 @@ def to_open_inference(http: httpx.Client, rng: random.Random, target: Target) ->
 def to_binary_inference(http: httpx.Client, rng: random.Random, target: Target) -> Reply:
     """The same in binary, with sizes and lengths of the header that are wrong."""
     pixels = rng.choice((rng.randbytes(20 * 30 * 3), b"," * 1800, b"", bytes(1_000_000)))
-    kind = rng.choice(("UINT8", "BYTES", "FP16", "FP64", "BOOL"))
-    sizes = {"binary_data_size": rng.choice((len(pixels), 0, -1, 2**40, 2**70))}
+    kind = rng.choice((*["UINT8"] * 9, "BYTES", "FP16", "FP64", "BOOL"))
+    sizes = {"binary_data_size": rng.choice((*[len(pixels)] * 9, 0, -1, 2**40, 2**70))}
     inputs = [
         {"name": "image", "datatype": kind, "shape": [20, 30, 3], "parameters": sizes},
         {"name": "clicks", "datatype": "FP32", "shape": [1, 3], "parameters": {"binary_data_size": 12}},
     ]
     text = spoilt(rng, {"inputs": inputs, "parameters": {"binary_data_output": True}})
-    lengths = (*[str(len(text))] * 4, str(len(text) - 1), "0", "-1", "x", "9" * 5000, "1e3", "")
+    lengths = (*[str(len(text))] * 15, str(len(text) - 1), "0", "-1", "x", "9" * 5000, "1e3", "")
     headers = {"Inference-Header-Content-Length": rng.choice(lengths)}
-    body = text + pixels + struct.pack("<3f", rng.choice((5, math.nan, math.inf, -1)), 5, 1)
+    body = text + pixels + struct.pack("<3f", rng.choice((5, 5, 5, 5, math.nan, math.inf, -1)), 5, 1)
     return http.post(f"/v2/models/{target.model}/infer", content=body, headers=headers)
 
 

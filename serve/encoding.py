@@ -1,6 +1,7 @@
 """Masks on the wire: COCO's run-length encoding, PNG, or polygons."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -13,6 +14,8 @@ from mst.data.images import opened
 from mst.errors import ClickError, ImageError
 from mst.predictor import Probabilities
 from serve.schemas import RLE, MaskFormat, Polygon
+
+_PIECE = 2**16  # letters of run lengths that are decoded at once
 
 
 def encode(
@@ -39,6 +42,16 @@ def probability_png(probabilities: Probabilities) -> bytes:
     return _png(np.rint(probabilities * 255).astype(np.uint8))
 
 
+def json_rows(mask: Mask) -> bytes:
+    """`json.dumps(mask.tolist())` of a mask (H, W) with 0 and 1, some hundred times as fast."""
+    height, width = mask.shape
+    text = np.full((height, 2 * width + 2), ord(","), np.uint8)
+    text[:, 0] = ord("[")
+    text[:, 1:-1:2] = mask + np.uint8(ord("0"))
+    text[:, -2] = ord("]")
+    return b"[" + text.tobytes()[:-1] + b"]"
+
+
 def text(data: bytes) -> str:
     """Bytes as base64, for JSON."""
     return base64.b64encode(data).decode()
@@ -56,15 +69,18 @@ def polygons(mask: Mask, tolerance: float = 0.0, min_area: float = 0.0) -> list[
     # On a grid twice as fine, outlines through pixel centres lie a quarter of a pixel from the true border.
     fine = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     rings, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    parents = hierarchy[0, :, 3] if hierarchy is not None else []
-    kept = [cv2.contourArea(ring) / 4 >= min_area for ring in rings]
+    parents = hierarchy[0, :, 3].tolist() if hierarchy is not None else []
+    kept = [True] * len(rings)
+    # Nothing has fewer pixels than its longer side: where there are no specks, nothing need be measured.
+    if any(max(cv2.boundingRect(ring)[2:]) / 2 - 1 < min_area for ring in rings):
+        kept = [size >= min_area for size in _sizes(mask, rings, parents)]
     found: dict[int, Polygon] = {}
     for number, parent in enumerate(parents):
         if parent < 0 and kept[number]:
             found[number] = Polygon(outer=_points(rings[number], tolerance), holes=[])
     for number, parent in enumerate(parents):
         if parent in found and kept[number]:
-            found[int(parent)].holes.append(_points(rings[number], tolerance))
+            found[parent].holes.append(_points(rings[number], tolerance))
     return list(found.values())
 
 
@@ -78,16 +94,19 @@ def decode_rle(encoded: RLE, height: int, width: int) -> Mask:
     """
     if tuple(encoded.size) != (height, width):
         raise ClickError(f"the mask has size {list(encoded.size)}, the image {[height, width]}")
-    counts = _counts(np.frombuffer(encoded.counts.encode("ascii", "replace"), np.uint8))
-    if (
-        len(counts) == 0
-        or counts.min() < 0
-        or counts.max() > height * width
-        or counts.sum() != height * width
-    ):
+    pixels = height * width
+    # A run is one letter and, where it differs from the one before the last by 16 or more, a few others: the
+    # differences of all runs add up to twice the pixels at most.
+    most = 1 + pixels + pixels // 8
+    if len(encoded.counts) > most:
+        letters = len(encoded.counts)
+        raise ClickError(
+            f"the mask's counts have {letters} letters; {height} x {width} pixels need at most {most}"
+        )
+    mask = _filled(np.frombuffer(encoded.counts.encode("ascii", "replace"), np.uint8) - np.uint8(48), pixels)
+    if mask is None:
         raise ClickError(f"the mask's counts do not add up to {height} x {width} pixels")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
+    return np.ascontiguousarray(mask.reshape(width, height).T)
 
 
 def decode_png(encoded: str, height: int, width: int) -> Mask:
@@ -107,22 +126,58 @@ def decode_png(encoded: str, height: int, width: int) -> Mask:
     return levels > 127
 
 
-def _counts(letters: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Run lengths of COCO's compressed form: base 32 with a continuation bit, most as differences."""
-    digits = letters.astype(np.int64) - 48
-    if len(digits) == 0 or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
-        return np.empty(0, np.int64)
-    ends = np.flatnonzero((digits & 32) == 0)
+def _filled(digits: NDArray[np.uint8], pixels: int) -> Mask | None:
+    """So many pixels, by run lengths of alternating value; None where these do not fill them.
+
+    The runs are read piece by piece, as the arithmetic takes some 70 bytes a letter.
+    """
+    mask = np.zeros(pixels, np.bool_)
+    filled = number = 0
+    last = np.zeros(2, np.int64)
+    while len(digits):
+        ends = np.flatnonzero(digits[:_PIECE] < 32)
+        if len(ends) == 0:
+            return None
+        counts = _numbers(digits[: ends[-1] + 1], ends)
+        if counts is None:
+            return None
+        if number == 0:  # from the fourth on, a number is the difference to the run before the last
+            counts[2:3] -= counts[:1]
+        counts = np.concatenate([last, counts])
+        for first in (0, 1):
+            counts[first::2] = np.cumsum(counts[first::2])
+        last, counts = counts[-2:], counts[2:]
+        end = filled + int(counts.sum())
+        if counts.min() < 0 or counts.max() > pixels or end > pixels:
+            return None
+        mask[filled:end] = np.repeat(np.arange(number, number + len(counts)) % 2 == 1, counts)
+        filled, number, digits = end, number + len(counts), digits[ends[-1] + 1 :]
+    return mask if filled == pixels else None
+
+
+def _numbers(digits: NDArray[np.uint8], ends: NDArray[np.intp]) -> NDArray[np.int64] | None:
+    """Signed numbers of base 32 with a continuation bit, by where they end; None where some are none."""
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
-    if lengths.max() > 7:  # 35 bits: longer than any run
-        return np.empty(0, np.int64)
+    if digits.max() > 63 or lengths.max() > 7:  # 35 bits: longer than any run
+        return None
     place = np.arange(len(digits)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((digits & 31) << (5 * place), starts)
+    values = np.add.reduceat((digits & 31).astype(np.int64) << (5 * place), starts)
     values -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    for first in (1, 2):  # from the fourth on, a value is the difference to the one before the last
-        values[first::2] = np.cumsum(values[first::2])
     return values
+
+
+def _sizes(mask: Mask, rings: Sequence[Any], parents: Sequence[int]) -> list[int]:
+    """Pixels of the part or hole that each ring of the fine grid goes around."""
+    pixels = mask.astype(np.uint8)
+    _, parts, of_parts, _ = cv2.connectedComponentsWithStats(pixels, connectivity=8)
+    _, holes, of_holes, _ = cv2.connectedComponentsWithStats(1 - pixels, connectivity=4)  # as findContours
+    sizes = []
+    for ring, parent in zip(rings, parents, strict=True):
+        col, row = ring[ring[:, 0, 1].argmin(), 0]  # the highest pixel; below such a one, a hole begins
+        labels, stats, row = (parts, of_parts, row) if parent < 0 else (holes, of_holes, row + 1)
+        sizes.append(int(stats[labels[row // 2, col // 2], cv2.CC_STAT_AREA]))
+    return sizes
 
 
 def _points(ring: Any, tolerance: float) -> list[tuple[float, float]]:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.keys import Headers, Keys, is_loopback
 from serve.metrics import Metrics
+from serve.protocols.tensors import HEADER_LENGTH
 from serve.settings import ServeSettings
 
 _log = logging.getLogger("ray.serve.requests")
@@ -27,6 +28,7 @@ _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _BODIES = 8  # bodies of the largest size that one replica holds at once
 _MAX_ITEMS = 1_000_000  # braces, brackets and commas of a body: each becomes an object in memory
 _IMAGES = "/v1/images"  # whose body is no JSON
+_TENSORS = "/v2/"  # where a body may be JSON up to what a header says, and tensors behind it
 
 
 class Refusal(NamedTuple):
@@ -101,6 +103,7 @@ class Gate:
 
     async def _pass(self, scope: Scope, receive: Receive, reply: "_Reply", headers: Headers) -> None:
         limit, received, items = self._settings.max_bytes, 0, 0
+        json_bytes = _json_bytes(scope, limit)
         declared = headers.get(b"content-length", b"")
         is_too_long = declared.isdigit() and (len(declared) > 15 or int(declared) > limit)
         until = time.monotonic() + self._settings.deadline_seconds
@@ -115,16 +118,16 @@ class Gate:
                 return await receive()
             message = await _before(until, receive)
             body = message.get("body", b"")
+            text = body[: max(0, json_bytes - received)]
             received, self._held = received + len(body), self._held + len(body)
             has_ended = not message.get("more_body", False)
             if received > limit:
                 raise HTTPException(413, f"the request's body has more than {limit} bytes")
             if self._held > _BODIES * limit:
                 raise HTTPException(503, "too many large requests at once", {"Retry-After": "1"})
-            if scope["path"] != _IMAGES:
-                items += body.count(b"{") + body.count(b"[") + body.count(b",")
-                if items > _MAX_ITEMS:
-                    raise HTTPException(413, f"the request's body has more than {_MAX_ITEMS} items")
+            items += text.count(b"{") + text.count(b"[") + text.count(b",")
+            if items > _MAX_ITEMS:
+                raise HTTPException(413, f"the request's body has more than {_MAX_ITEMS} items")
             return message
 
         try:
@@ -187,6 +190,17 @@ async def _before(until: float, receive: Callable[[], Awaitable[Message]]) -> Me
         return await asyncio.wait_for(receive(), until - time.monotonic())
     except TimeoutError:
         raise HTTPException(408, "the request's body did not come in time") from None
+
+
+def _json_bytes(scope: Scope, limit: int) -> int:
+    """How many of a body's first bytes are JSON; all of them, the limit, where nothing else is known."""
+    if scope["path"] == _IMAGES:
+        return 0
+    if not scope["path"].startswith(_TENSORS):
+        return limit
+    lengths = [value for name, value in scope["headers"] if name == HEADER_LENGTH.lower().encode()]
+    # What is no number is refused before it is read; of several headers, the first is the one that counts.
+    return int(lengths[0]) if lengths and lengths[0].isdigit() and len(lengths[0]) <= 15 else limit
 
 
 def _is_one_of(path: str, known: tuple[str, ...]) -> bool:

@@ -52,7 +52,7 @@ class ServeSettings(BaseModel):
     api_keys: str = ""
     """File with a key in each line; the keys of the variable MST_API_KEYS count too."""
     key_rate: float = Field(default=50.0, gt=0)
-    """Most requests a second for each key, on the average; more are answered 429."""
+    """Most requests a second for each key and HTTP replica, on the average; more are answered 429."""
     allow_anonymous: bool = False
     """Whether others than this machine are answered where there are no keys."""
     http_replicas: int = Field(default=1, ge=1)

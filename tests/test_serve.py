@@ -215,15 +215,15 @@ def test_polygons_have_holes_and_decode_to_the_mask_they_came_from():
 
 
 def test_a_cache_keeps_what_was_used_last_within_its_bytes():
-    cache = ByteLRU(10)
-    cache.put("a", 1, 4)
-    cache.put("b", 2, 4)
+    cache, large = ByteLRU(10_000_000), 1_000_000  # beside which what an entry is charged more is nothing
+    cache.put("a", 1, 4 * large)
+    cache.put("b", 2, 4 * large)
     assert cache.get("a") == 1
-    cache.put("c", 3, 4)
+    cache.put("c", 3, 4 * large)
     assert (cache.get("a"), cache.get("b"), cache.get("c")) == (1, None, 3)
-    cache.put("a", 5, 6)
+    cache.put("a", 5, 5 * large)
     assert (cache.get("a"), cache.get("c")) == (5, 3)
-    cache.put("d", 6, 11)
+    cache.put("d", 6, 11 * large)
     assert (cache.get("d"), cache.get("a")) == (None, 5)
 
 

@@ -215,6 +215,32 @@ def test_a_small_body_of_a_million_objects_is_refused(serving):
         assert reply.status_code in (400, 422)
 
 
+def test_commas_among_pixels_are_no_items_and_no_header_hides_those_of_json(serving, checkpoint):
+    pixels = np.full((600, 600, 3), ord(","), np.uint8)
+    tensors = [("image", "UINT8", pixels), ("clicks", "FP32", np.array([[300, 300, 1]], "<f4"))]
+    inputs = [
+        {"name": n, "datatype": t, "shape": a.shape, "parameters": {"binary_data_size": a.nbytes}}
+        for n, t, a in tensors
+    ]
+    text = json.dumps({"inputs": inputs}).encode()
+    length, path = "Inference-Header-Content-Length", f"/v2/models/{checkpoint.parent.name}/infer"
+    with serving(max_bytes=4_000_000) as url, httpx.Client(base_url=url, timeout=60) as client:
+        body = b"".join([text, *(array.tobytes() for _, _, array in tensors)])
+        reply = client.post(path, content=body, headers={length: str(len(text))})
+        assert reply.status_code == 200, reply.text
+        many = b"[" * 1_000_001
+        for there, headers in (
+            ("/v1/segment", [(length, "0")]),
+            (path, [(length, str(len(many))), (length, "0")]),
+            (path, [(length, "9" * 5000)]),
+            (path, [(length, "x")]),
+            (path, []),
+        ):
+            assert client.post(there, content=many, headers=headers).status_code == 413
+        for wrong in ("9" * 5000, "\u00b2".encode("latin-1"), "-1", ""):
+            assert client.post(path, content=b"{}", headers={length: wrong}).status_code == 422
+
+
 # --- what nobody should send
 
 anything = st.recursive(
@@ -267,6 +293,20 @@ def test_no_json_makes_the_server_fail(http, mask_url, body, route):
     assert reply.status_code in (200, 413, 415, 422), reply.text
     if reply.status_code == 200 and route == "mask":
         assert 0 <= reply.json()["score"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/predict", rb'{"model": "\ud800", "image": "", "params": {}}'),
+        ("/invocations", rb'{"inputs": [], "\ud800": 1}'),
+        ("/predict", rb'{"tasks": [{"data": {}}], "label_config": "\ud800"}'),
+        ("/v2/models/random/infer", rb'{"inputs": [{"name": "\ud800"}]}'),
+    ],
+)
+def test_an_error_may_repeat_text_that_is_no_unicode(http, path, body):
+    reply = http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert reply.status_code in (400, 404, 422), reply.text
 
 
 def test_the_interface_is_what_its_openapi_says(local):

@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import time
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from scipy.ndimage import label
 from upath import UPath
 
 from mst.checkpoint import load_model, save_checkpoint
@@ -23,6 +25,7 @@ from mst.model import MST
 from mst.predictor import next_crop, to_probabilities
 from mst.zoom import Box
 from serve.batching import Batcher
+from serve.cache import ByteLRU
 from serve.core import few_at_once
 from serve.encoding import decode_png, decode_rle, png, polygons, rle, text
 from serve.errors import OverloadedError
@@ -73,6 +76,27 @@ def test_sixteen_bits_are_stretched_from_black_to_white():
     assert (flat == 0).all()
 
 
+def test_stretching_levels_of_any_kind_takes_little_memory():
+    rng = np.random.default_rng(0)
+    short = rng.integers(1000, 5000, (1200, 2000)).astype(np.uint16)
+    exact = 2**30 + short.astype(np.int32)  # float32 has no such numbers
+    real = short.astype(np.float32) - 2000
+    real[5, 5], real[6, 6], real[7, 7] = np.nan, np.inf, -np.inf  # taken for 0
+    expected = np.rint((short - short.min()) * (255 / (int(short.max()) - int(short.min()))))
+    for levels in (short, exact, real):
+        file = image_file(Image.fromarray(levels), "TIFF")
+        tracemalloc.start()
+        try:
+            found = decode(file, 10_000_000)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        same = np.isfinite(levels)
+        np.testing.assert_array_equal(found[same], np.repeat(expected[same][:, None], 3, 1))
+        assert (found[~same] == expected[short == 2000][0]).all()
+        assert peak < 12 * levels.size
+
+
 def test_what_is_transparent_is_white():
     pixels = np.dstack([picture(0, 40, 60), np.full((40, 60), 255, np.uint8)])
     pixels[:20, :, 3] = 0
@@ -113,11 +137,38 @@ def test_rle_is_cocos_both_ways():
 
 @pytest.mark.parametrize(
     "counts",
-    ["", "0", "P", "PPPPPPPPPPPP1", "~~~", "\u00e9", "oooooooooooo1", "`l20", "99999999", "\x00", "4" * 9999],
+    ["", "0", "P", "PPPPPPPPPPPP1", "~~~", "\u00e9", "oooooooooooo1", "`l20", "99999999", "\x00", "P" * 1351],
 )
 def test_counts_that_do_not_fill_the_mask_are_refused(counts):
     with pytest.raises(ClickError, match="do not add up to 30 x 40"):
         decode_rle(RLE(size=(30, 40), counts=counts), 30, 40)
+
+
+def test_counts_of_more_letters_than_any_mask_needs_are_refused():
+    rng = np.random.default_rng(0)
+    for runs in (np.ones(400), np.tile([1, 17], 200), rng.integers(1, 40, 300), rng.integers(1, 2000, 20)):
+        mask = np.repeat(np.arange(len(runs)) % 2 == 0, runs.astype(int))[
+            None
+        ]  # the first run is of length 0
+        encoded = rle(mask)
+        assert len(encoded.counts) <= 1 + mask.size * 9 // 8
+        np.testing.assert_array_equal(decode_rle(encoded, *mask.shape), mask)
+    with pytest.raises(ClickError, match="have 9999 letters; 30 x 40 pixels need at most 1351"):
+        decode_rle(RLE(size=(30, 40), counts="4" * 9999), 30, 40)
+
+
+def test_as_many_counts_as_a_large_image_may_have_are_decoded_in_little_memory():
+    mask = np.tile([True, False], 2_000_000).reshape(2000, 2000).T
+    encoded = rle(mask)
+    assert len(encoded.counts) > 4_000_000
+    tracemalloc.start()
+    try:
+        decoded = decode_rle(encoded, *mask.shape)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(decoded, mask)
+    assert peak < 6 * mask.size
 
 
 def test_a_mask_of_another_size_is_refused():
@@ -148,6 +199,32 @@ def test_simplified_polygons_stay_within_their_error():
     wrong[3, 3] = wrong[60, 150] = False
     near = np.abs(np.sqrt((rows - 100) ** 2 + (cols - 150) ** 2)[..., None] - [80, 30]).min(-1) < 2.5
     assert not (wrong & ~near).any()
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (3, 3), (1, 15), (2, 2), (4, 5)])
+def test_the_least_area_is_in_pixels_of_parts_and_of_holes(rows, cols):
+    part = np.zeros((20, 30), bool)
+    part[4 : 4 + rows, 6 : 6 + cols] = True
+    hole = np.ones((20, 30), bool)
+    hole[4 : 4 + rows, 6 : 6 + cols] = False
+    for least, is_kept in ((rows * cols, True), (rows * cols + 0.5, False)):
+        assert len(polygons(part, min_area=least)) == is_kept
+        assert len(polygons(hole, min_area=least)[0].holes) == is_kept
+
+
+def test_parts_within_holes_and_diagonal_ones_are_measured_as_they_are():
+    rng, seen = np.random.default_rng(0), 0
+    for _ in range(100):
+        mask = np.pad(rng.random(rng.integers(1, 30, 2)) > rng.uniform(0.2, 0.8), 1)
+        parts, holes = (label(each, near)[0] for each, near in ((mask, np.ones((3, 3))), (~mask, None)))
+        sizes = [np.unique(each, return_counts=True)[1] for each in (parts[mask], holes[holes > 1])]
+        for least in (2, 3, 5, 9):
+            found = polygons(mask, min_area=least)
+            assert len(found) == (sizes[0] >= least).sum()
+            if (sizes[0] >= least).all():  # the holes of a part that is left out go with it
+                assert sum(len(each.holes) for each in found) == (sizes[1] >= least).sum()
+                seen += len(sizes[1]) > 0
+    assert seen > 20
 
 
 def test_a_box_is_a_click_on_its_centre_and_clicks_beyond_its_corners():
@@ -220,6 +297,24 @@ def test_a_bucket_that_is_away_is_a_reason_to_try_again(door):
     store = BucketStore(str(UPath("s3://nowhere/images")), 10, 10)
     with pytest.raises(OverloadedError, match="the image store does not answer"):
         store.put(b"image")
+
+
+# --- cache
+
+
+@pytest.mark.parametrize("clicks", [1, 200])
+def test_a_cache_of_the_smallest_values_takes_no_more_memory_than_it_may(clicks):
+    cache = ByteLRU(2_000_000)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(10_000 // (1 + clicks // 10)):
+            key = (f"{number:064}", tuple(Click(1000 + number, 2000 + each, True) for each in range(clicks)))
+            cache.put(key, (np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.float32)), 7)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 100_000 < taken < 2_000_000
 
 
 # --- keys

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from mst.clicks import Mask
 from serve.core import Core, Options
-from serve.encoding import polygons
+from serve.encoding import json_rows, polygons
 from serve.errors import UnknownModelError
 from serve.protocols.wire import ImageFile, Point, Wire, box_between, click_at
 from serve.schemas import MAX_CLICKS
@@ -87,17 +87,7 @@ def _reply(mask: Mask) -> bytes:
     outlines = [np.array(part.outer, np.float32) for part in polygons(mask, _TOLERANCE)]
     largest = max(outlines, key=cv2.contourArea, default=np.empty((0, 2)))
     points = b",".join(b"[%g,%g]" % (x, y) for x, y in largest.tolist())
-    return b'{"mask":' + _rows(mask) + b',"points":[' + points + b"]}"
-
-
-def _rows(mask: Mask) -> bytes:
-    """`json.dumps(mask.tolist())` with 0 and 1, some hundred times as fast."""
-    height, width = mask.shape
-    text = np.full((height, 2 * width + 2), ord(","), np.uint8)
-    text[:, 0] = ord("[")
-    text[:, 1:-1:2] = mask + np.uint8(ord("0"))
-    text[:, -2] = ord("]")
-    return b"[" + text.tobytes()[:-1] + b"]"
+    return b'{"mask":' + json_rows(mask) + b',"points":[' + points + b"]}"
 
 
 def router(core: Core) -> APIRouter:

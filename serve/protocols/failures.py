@@ -34,13 +34,15 @@ def route_that_says(say: Say) -> type[APIRoute]:
                 try:
                     return await answer(request)
                 except (RequestValidationError, ValidationError) as error:
-                    reply = say(422, first_mistake(error))
+                    status, text = 422, first_mistake(error)
                 except HTTPException as error:
-                    reply = say(error.status_code, str(error.detail))
+                    status, text = error.status_code, str(error.detail)
                 except MSTError as error:
-                    reply = say(status_of(error), message_of(error))
+                    status, text = status_of(error), message_of(error)
                 except (RayActorError, RayServeException):
-                    reply = say(503, "the model is not there")
+                    status, text = 503, "the model is not there"
+                # What it repeats of the request may be half of a pair of surrogates, which JSON can hold.
+                reply = say(status, text.encode(errors="backslashreplace").decode())
                 if reply.status_code == 503:
                     reply.headers["Retry-After"] = str(OverloadedError.retry_after)
                 return reply

@@ -10,7 +10,8 @@ Outputs
     score       FP32 [1], the IoU that is expected of the mask
     bbox        FP32 [4], x1, y1, x2, y2 around the mask, half-open; all 0 for an empty one
     probabilities   FP32 [H, W]
-Without a list of outputs, mask and score are returned. `threshold` is a parameter of the request.
+Without a list of outputs, mask and score are returned. Probabilities of more than 2**20 pixels are given in
+binary alone. `threshold` is a parameter of the request.
 """
 
 import asyncio
@@ -175,7 +176,7 @@ def _options(asked: Inference, inputs: dict[str, Array], image: RGB) -> Options:
 def _reply(asked: Inference, found: Segmentation) -> Response:
     box = found.box
     outputs: dict[str, Array] = {
-        "mask": found.mask.astype(np.uint8),
+        "mask": found.mask,
         "score": np.array([found.score], np.float32),
         "bbox": np.array([box.left, box.top, box.right, box.bottom] if box else [0] * 4, np.float32),
         "probabilities": found.probabilities,

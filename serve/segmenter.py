@@ -52,8 +52,16 @@ class Segmenter:
         self._lock = threading.Lock()  # one model is loaded at a time
         self._batcher: Batcher[_Call, Answer] = Batcher(_run, settings.max_batch, lambda call: id(call.model))
         self._start(first)
+        self._closed = threading.Event()
+        self._follower = threading.Thread(target=self._follow, daemon=True)
         if settings.model != first:
-            threading.Thread(target=self._follow, daemon=True).start()
+            self._follower.start()
+
+    def close(self) -> None:
+        """Follow the alias no longer; the end of a replica's process does as much."""
+        self._closed.set()
+        if self._follower.is_alive():
+            self._follower.join()
 
     def _start(self, first: str) -> None:
         """Load what the alias names; where that is broken, what else may be served."""
@@ -106,8 +114,7 @@ class Segmenter:
             return model
 
     def _follow(self) -> None:
-        while True:
-            time.sleep(self._settings.poll_seconds)
+        while not self._closed.wait(self._settings.poll_seconds):
             try:
                 self._model(pin(self._settings).model)
             except Exception as error:  # whatever it is, the version that is served goes on

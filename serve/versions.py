@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Versions:
     def __init__(self, settings: ServeSettings, first: str, describe: Describe) -> None:
         self._settings, self._first, self._describe = settings, first, describe
         self._current: dict[str, Version] = {}
+        self._missing: dict[str, tuple[float, UnknownModelError]] = {}  # and when it was asked for last
         self._lock = asyncio.Lock()
         self.rejected: Rejected | None = None
 
@@ -74,8 +76,7 @@ class Versions:
             model = f"{REGISTERED}{name.split('/')[0]}@{alias}"
         if model not in self._current:
             async with self._lock:
-                if model not in self._current:
-                    self._current[model] = await self._start(model)
+                await self._ask(model)
         return self._current[model]
 
     async def ask_again(self) -> Version:
@@ -99,6 +100,18 @@ class Versions:
                     await self._look(model)
                 except Exception:  # whatever it is, the version that is served goes on
                     _log.exception("%s cannot be followed", model)
+
+    async def _ask(self, model: str) -> None:
+        """Ask for a model for the first time; for one that was not there, once in a while."""
+        when, error = self._missing.get(model, (0.0, None))
+        if error and time.monotonic() - when < self._settings.poll_seconds:
+            raise error
+        if model not in self._current:  # another request may have asked meanwhile
+            try:
+                self._current[model] = await self._start(model)
+            except UnknownModelError as error:
+                self._missing[model] = time.monotonic(), error
+                raise
 
     async def _start(self, model: str) -> Version:
         try:

@@ -4,7 +4,9 @@ import base64
 import json
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import numpy as np
@@ -342,8 +344,9 @@ def random_checkpoint(folder, seed: int, bias: float = 0.0):
     return folder
 
 
-def versioned_api(settings: ServeSettings, first: str = ""):
-    """The HTTP interface around the segmenter's own class, which runs without Ray too.
+@contextmanager
+def versioned(settings: ServeSettings, first: str = "") -> Iterator[str]:
+    """Serve with the segmenter's own class, which runs without Ray too.
 
     `first` is the version that the alias named when the server was set up; now, if it is not given.
     """
@@ -351,7 +354,9 @@ def versioned_api(settings: ServeSettings, first: str = ""):
     first = first or now
     segmenter = Segmenter(settings, first)
     core = Core(settings, first, segmenter.describe, segmenter.predict, Metrics("local"))
-    return build_api(core, settings, Keys((), 1))
+    with listening(build_api(core, settings, Keys((), 1))) as url:
+        yield url
+    segmenter.close()  # MLflow knows one registry at a time in a process
 
 
 def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp_path, monkeypatch):
@@ -360,7 +365,7 @@ def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp
     settings = ServeSettings(
         model="models:/mst@champion", image_store=str(tmp_path / "images"), poll_seconds=0.2, max_batch=1
     )
-    with listening(versioned_api(settings)) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with versioned(settings) as url, httpx.Client(base_url=url, timeout=30) as client:
         path = f"/v1/images/{client.post('/v1/images', content=png(picture())).json()['image_id']}/mask"
         assert client.get("/readyz").json()["version"] == "1"
         seen, done = [], threading.Event()
@@ -405,7 +410,7 @@ def test_what_starts_anew_while_the_champion_is_broken_serves_the_one_before_it(
     settings = ServeSettings(
         model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1, precision="fp32"
     )
-    with listening(versioned_api(settings, first="models:/mst/1")) as url:
+    with versioned(settings, first="models:/mst/1") as url:
         reply = httpx.get(f"{url}/readyz", timeout=30)
     assert reply.json()["version"] == "2"
     assert "no numbers" in reply.json()["rejected"]["reason"]
@@ -414,7 +419,7 @@ def test_what_starts_anew_while_the_champion_is_broken_serves_the_one_before_it(
 def test_nobody_is_told_where_the_registry_is(registry, tmp_path):
     crown(registry, random_checkpoint(tmp_path / "one", 1))
     settings = ServeSettings(model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1)
-    with listening(versioned_api(settings)) as url:
+    with versioned(settings) as url:
         body = {"image": base64.b64encode(png(picture())).decode(), "clicks": CLICKS}
         reply = httpx.post(
             f"{url}/v1/segment", json=body, headers={"X-Model-Alias": "challenger"}, timeout=30
@@ -432,3 +437,21 @@ def test_a_version_whose_settings_were_changed_is_refused(registry, tmp_path):
     save_checkpoint(folder, model.state_dict(), Config(model=TINY_MODEL, eval=EvalConfig(threshold=0.9)))
     with pytest.raises(CheckpointError, match="its settings are not those that were registered"):
         fetch_model(pin(ServeSettings(model="models:/mst@champion")), tmp_path / "fetched")
+
+
+def test_an_alias_that_is_not_there_is_looked_up_once_in_a_while(registry, tmp_path):
+    crown(registry, random_checkpoint(tmp_path / "one", 1))
+    settings = ServeSettings(
+        model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1, poll_seconds=2
+    )
+    with versioned(settings) as url, httpx.Client(base_url=url, timeout=30) as client:
+        path = f"/v1/images/{client.post('/v1/images', content=png(picture())).json()['image_id']}/mask"
+
+        def status() -> int:
+            headers = {"X-Model-Alias": "challenger"}
+            return client.post(path, json={"clicks": CLICKS}, headers=headers).status_code
+
+        assert status() == 404
+        MlflowClient(registry, registry).set_registered_model_alias("mst", "challenger", "1")
+        assert status() == 404  # as it was told two seconds ago
+        assert wait_for(lambda: status() == 200, 10) < 10

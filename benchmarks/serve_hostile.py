@@ -69,7 +69,7 @@ def attacks(url: str, target: Target, seed: int, requests: int) -> Counter[str]:
 
 def _rows(url: str, requests: int) -> Iterator[Row]:
     target = Target(upload(url), httpx.get(f"{url}/readyz", timeout=60).json()["name"])
-    attacks(url, target, 0, requests // 10)  # caches and thread pools fill
+    attacks(url, target, 0, max(requests // 10, 2000))  # caches and thread pools fill
     before, actors = resident_mb(), sorted(replicas("Segmenter") + replicas("Ingress"))
     slow, start = slow_bodies(url, 20), time.monotonic()
     answers = attacks(url, target, 1, requests)

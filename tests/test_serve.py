@@ -17,14 +17,10 @@ from pycocotools import mask as coco_mask
 from mst.checkpoint import load_model, verify
 from mst.clicks import Click
 from mst.client import Client, Retry
-from mst.errors import CheckpointError, ServerError
+from mst.errors import ServerError
 from mst.predictor import Predictor
 from pipelines.cluster import free_port
-from serve.cache import ByteLRU
 from serve.encoding import encode
-from serve.registry import fetch_model, pin
-from serve.settings import ServeSettings
-from serve.store import FolderStore
 from tests.conftest import CLICKS, picture, png, random_mask
 from tests.protocol_calls import filled
 
@@ -212,35 +208,3 @@ def test_polygons_have_holes_and_decode_to_the_mask_they_came_from():
         polygons = [polygon.model_dump() for polygon in encode(mask, "polygons")]
         np.testing.assert_array_equal(decoded(polygons, "polygons", *mask.shape), mask)
     assert encode(np.zeros((4, 4), bool), "polygons") == []
-
-
-def test_a_cache_keeps_what_was_used_last_within_its_bytes():
-    cache, large = ByteLRU(10_000_000), 1_000_000  # beside which what an entry is charged more is nothing
-    cache.put("a", 1, 4 * large)
-    cache.put("b", 2, 4 * large)
-    assert cache.get("a") == 1
-    cache.put("c", 3, 4 * large)
-    assert (cache.get("a"), cache.get("b"), cache.get("c")) == (1, None, 3)
-    cache.put("a", 5, 5 * large)
-    assert (cache.get("a"), cache.get("c")) == (5, 3)
-    cache.put("d", 6, 11 * large)
-    assert (cache.get("d"), cache.get("a")) == (None, 5)
-
-
-def test_the_store_knows_no_file_but_its_images(tmp_path):
-    (tmp_path / "secret").write_text("secret")
-    store = FolderStore(tmp_path / "images", 10, 1000)
-    image_id = store.put(b"bytes")
-    assert store.get(image_id) == b"bytes"
-    assert [path.name for path in (tmp_path / "images").iterdir()] == [image_id]
-    for wrong in ("../secret", "secret", "", image_id.upper(), image_id + "\n"):
-        assert store.get(wrong) is None
-
-
-def test_a_model_that_cannot_be_served_is_named(registry, tmp_path):
-    with pytest.raises(CheckpointError, match=r"gives no model 'models:/mst@champion'.*make demo"):
-        pin(ServeSettings())
-    with pytest.raises(CheckpointError, match="neither models:/NAME@ALIAS nor"):
-        pin(ServeSettings(model="models:/mst"))
-    with pytest.raises(CheckpointError, match="no such checkpoint folder"):
-        fetch_model(ServeSettings(model=str(tmp_path / "none")), tmp_path)

@@ -1,12 +1,9 @@
-"""The HTTP interface around a model in this process: who is let in, with how much, and what comes out."""
+"""The door of the HTTP interface: who is let in, with how much, and what nobody should send."""
 
 import base64
 import json
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import httpx
 import numpy as np
@@ -14,36 +11,14 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mlflow import MlflowClient
-from pycocotools import mask as coco_mask
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
-from benchmarks.serving import crown, wait_for
-from mst.checkpoint import load_model, save_checkpoint
-from mst.clicks import Click
-from mst.config import Config, EvalConfig
-from mst.errors import CheckpointError
-from mst.model import MST
-from mst.predictor import Predictor, start_from
-from serve.api import build_api
-from serve.app import settle
-from serve.core import Core
-from serve.keys import Keys
-from serve.metrics import Metrics
-from serve.registry import fetch_model, pin
-from serve.segmenter import Segmenter
 from serve.settings import ServeSettings
-from tests.conftest import TINY_MODEL, listening, local_api, picture, png, random_mask
+from tests.conftest import listening, local_api, picture, png
 
 KEY = "annotators-0123456789"
 CLICKS = [{"x": 30, "y": 20}, {"x": 100, "y": 50}]
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint) -> Predictor:
-    model, config = load_model(checkpoint)
-    return Predictor(model, config.eval)
 
 
 @pytest.fixture(scope="module")
@@ -60,84 +35,6 @@ def serving(checkpoint, tmp_path):
         return listening(local_api(ServeSettings(**basic, **more), *keys))
 
     return start
-
-
-def decoded(reply) -> np.ndarray:
-    return coco_mask.decode(reply["mask"]).astype(bool)
-
-
-# --- what can be asked for
-
-
-def test_a_prior_mask_is_corrected_as_by_the_library(http, mask_url, predictor):
-    prior = random_mask(np.random.default_rng(1), 90, 140)
-    clicks = [Click(20, 30, False)]
-    expected = predictor.predict(picture(), clicks, start_from(prior)).mask(predictor.config.threshold)
-    rle = coco_mask.encode(np.asfortranarray(prior, np.uint8))
-    rle = {"size": rle["size"], "counts": rle["counts"].decode()}
-    for form in (rle, base64.b64encode(png(np.repeat(prior[..., None] * np.uint8(255), 3, 2))).decode()):
-        sent = {"clicks": [{"x": 30, "y": 20, "is_positive": False}], "prior": form}
-        np.testing.assert_array_equal(decoded(http.post(mask_url, json=sent).json()), expected)
-    without = decoded(http.post(mask_url, json={"clicks": CLICKS[:1]}).json())
-    assert (without != expected).any()
-
-
-def test_a_box_alone_says_where_the_object_is(http, mask_url):
-    reply = http.post(mask_url, json={"box": [20, 10, 90, 70]}).json()
-    assert decoded(reply).any()
-    for box, why in (([20, 10, 20, 70], "left < right <= 140"), ([20, 10, 141, 70], "left < right <= 140")):
-        answer = http.post(mask_url, json={"box": box})
-        assert answer.status_code == 422
-        assert answer.json()["detail"][0]["loc"] == ["body", "box"]
-        assert why in answer.json()["detail"][0]["msg"]
-
-
-def test_the_reply_says_all_of_the_mask(http, mask_url, predictor):
-    sent = {"clicks": CLICKS, "threshold": 0.7, "probabilities": True, "tokens": True}
-    reply = http.post(mask_url, json=sent).json()
-    clicks = [Click(20, 30, True), Click(50, 100, True)]
-    expected = predictor.predict(picture(), clicks)
-    mask = expected.mask(0.7)
-    np.testing.assert_array_equal(decoded(reply), mask)
-    rows, cols = np.nonzero(mask)
-    assert reply["box"] == [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
-    assert reply["score"] == pytest.approx(expected.score(0.7), abs=1e-6)
-    (tokens,) = reply["tokens"]
-    assert tokens["patch_size"] in TINY_MODEL.patch_sizes
-    assert len(tokens["boxes"]) == len(tokens["scores"]) > 0
-    assert all(0 <= x1 < x2 <= 140 and 0 <= y1 < y2 <= 90 for x1, y1, x2, y2 in tokens["boxes"])
-    assert http.post(mask_url, json={"clicks": CLICKS}).json()["tokens"] is None
-
-
-def test_several_objects_of_an_image_are_one_request(http, mask_url):
-    objects = [{"clicks": CLICKS[:1]}, {"clicks": CLICKS}, {"box": [20, 10, 90, 70]}]
-    reply = http.post(f"{mask_url}s", json={"objects": objects}).json()
-    for one, sent in zip(reply["masks"], objects, strict=True):
-        assert one["mask"] == http.post(mask_url, json=sent).json()["mask"]
-    answer = http.post(f"{mask_url}s", json={"objects": [objects[0], {"clicks": [{"x": 140, "y": 0}]}]})
-    assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["body", "objects", 1, "clicks", 0, "x"]
-
-
-def test_a_folder_has_no_aliases(http, mask_url):
-    answer = http.post(mask_url, json={"clicks": CLICKS}, headers={"X-Model-Alias": "challenger"})
-    assert answer.status_code == 404
-    assert "no alias 'challenger'" in answer.json()["detail"]
-
-
-def test_metrics_count_what_was_done(http, mask_url):
-    http.post(mask_url, json={"clicks": CLICKS})
-    http.post(mask_url, json={"clicks": CLICKS})
-    http.post(mask_url, json={"clicks": []})
-    text = http.get("/metrics").text
-    for line in (
-        'mst_requests_total{method="POST",replica="local",route="/v1/images/{image_id}/mask",status="422"}',
-        'mst_cache_total{cache="prediction",replica="local",result="hit"}',
-        'mst_stage_seconds_bucket{le="+Inf",replica="local",stage="model"}',
-        'mst_batch_size_bucket{le="1.0",replica="local"}',
-        "mst_requests_in_hand",
-    ):
-        assert line in text
 
 
 # --- who is let in
@@ -245,6 +142,7 @@ def test_commas_among_pixels_are_no_items_and_no_header_hides_those_of_json(serv
 
 # --- what nobody should send
 
+
 anything = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -332,126 +230,3 @@ def test_no_image_makes_the_server_fail(http, data, cut, flip):
     flipped = bytes([*good[: flip % len(good)], *data, *good[flip % len(good) + 1 :]])
     for body in (data, bytes(good[: cut % len(good)]), flipped):
         assert http.post("/v1/images", content=body).status_code in (201, 413, 415)
-
-
-# --- which version answers
-
-
-def random_checkpoint(folder, seed: int, bias: float = 0.0):
-    weights = MST(TINY_MODEL).state_dict()
-    weights["head.conv_seg.bias"][:] = bias + 0.01 * seed
-    save_checkpoint(folder, weights, Config(model=TINY_MODEL))
-    return folder
-
-
-@contextmanager
-def versioned(settings: ServeSettings, first: str = "") -> Iterator[str]:
-    """Serve with the segmenter's own class, which runs without Ray too.
-
-    `first` is the version that the alias named when the server was set up; now, if it is not given.
-    """
-    settings, now = settle(settings)
-    first = first or now
-    segmenter = Segmenter(settings, first)
-    core = Core(settings, first, segmenter.describe, segmenter.predict, Metrics("local"))
-    with listening(build_api(core, settings, Keys((), 1))) as url:
-        yield url
-    segmenter.close()  # MLflow knows one registry at a time in a process
-
-
-def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    crown(registry, random_checkpoint(tmp_path / "one", 1))
-    settings = ServeSettings(
-        model="models:/mst@champion", image_store=str(tmp_path / "images"), poll_seconds=0.2, max_batch=1
-    )
-    with versioned(settings) as url, httpx.Client(base_url=url, timeout=30) as client:
-        path = f"/v1/images/{client.post('/v1/images', content=png(picture())).json()['image_id']}/mask"
-        assert client.get("/readyz").json()["version"] == "1"
-        seen, done = [], threading.Event()
-
-        def click() -> None:
-            with httpx.Client(base_url=url, timeout=30) as annotator:
-                while not done.is_set():
-                    reply = annotator.post(path, json={"clicks": CLICKS})
-                    seen.append((reply.status_code, reply.json().get("model", {}).get("version")))
-
-        annotator = threading.Thread(target=click)
-        annotator.start()
-        crown(registry, random_checkpoint(tmp_path / "two", 2))
-        assert wait_for(lambda: client.get("/readyz").json()["version"] == "2", 30) < 30
-        crown(registry, random_checkpoint(tmp_path / "three", 3, bias=float("nan")))
-        assert wait_for(lambda: client.get("/readyz").json()["rejected"], 30) < 30
-        ready = client.get("/readyz").json()
-        assert ready["version"] == "2"
-        assert ready["rejected"]["model"] == "models:/mst/3"
-        assert "no numbers" in ready["rejected"]["reason"]
-        crown(registry, random_checkpoint(tmp_path / "four", 4))
-        assert wait_for(lambda: client.get("/readyz").json()["version"] == "4", 30) < 30
-        assert client.get("/readyz").json()["rejected"] is None
-        assert 'name="mst",replica="local",version="4"} 1.0' in client.get("/metrics").text
-        done.set()
-        annotator.join()
-        assert {status for status, _ in seen} == {200}
-        answered = [version for _, version in seen]
-        assert answered == sorted(answered)  # never back, and never the broken one
-        assert {"1", "2"} <= set(answered) <= {"1", "2", "4"}
-
-        MlflowClient(registry, registry).set_registered_model_alias("mst", "challenger", "1")
-        other = client.post(path, json={"clicks": CLICKS}, headers={"X-Model-Alias": "challenger"})
-        assert other.json()["model"]["version"] == "1"
-        wrong = client.post(path, json={"clicks": CLICKS}, headers={"X-Model-Alias": "nobody"})
-        assert wrong.status_code == 404
-
-
-def test_what_starts_anew_while_the_champion_is_broken_serves_the_one_before_it(registry, tmp_path):
-    for number, bias in ((1, 0.0), (2, 0.0), (3, float("nan"))):
-        crown(registry, random_checkpoint(tmp_path / str(number), number, bias))
-    settings = ServeSettings(
-        model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1, precision="fp32"
-    )
-    with versioned(settings, first="models:/mst/1") as url:
-        reply = httpx.get(f"{url}/readyz", timeout=30)
-    assert reply.json()["version"] == "2"
-    assert "no numbers" in reply.json()["rejected"]["reason"]
-
-
-def test_nobody_is_told_where_the_registry_is(registry, tmp_path):
-    crown(registry, random_checkpoint(tmp_path / "one", 1))
-    settings = ServeSettings(model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1)
-    with versioned(settings) as url:
-        body = {"image": base64.b64encode(png(picture())).decode(), "clicks": CLICKS}
-        reply = httpx.post(
-            f"{url}/v1/segment", json=body, headers={"X-Model-Alias": "challenger"}, timeout=30
-        )
-    assert reply.status_code == 404
-    assert "models:/mst@challenger" in reply.text
-    assert str(tmp_path) not in reply.text
-    assert "sqlite" not in reply.text
-
-
-def test_a_version_whose_settings_were_changed_is_refused(registry, tmp_path):
-    folder = random_checkpoint(tmp_path / "one", 1)
-    crown(registry, folder)
-    model, _ = load_model(folder)
-    save_checkpoint(folder, model.state_dict(), Config(model=TINY_MODEL, eval=EvalConfig(threshold=0.9)))
-    with pytest.raises(CheckpointError, match="its settings are not those that were registered"):
-        fetch_model(pin(ServeSettings(model="models:/mst@champion")), tmp_path / "fetched")
-
-
-def test_an_alias_that_is_not_there_is_looked_up_once_in_a_while(registry, tmp_path):
-    crown(registry, random_checkpoint(tmp_path / "one", 1))
-    settings = ServeSettings(
-        model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1, poll_seconds=2
-    )
-    with versioned(settings) as url, httpx.Client(base_url=url, timeout=30) as client:
-        path = f"/v1/images/{client.post('/v1/images', content=png(picture())).json()['image_id']}/mask"
-
-        def status() -> int:
-            headers = {"X-Model-Alias": "challenger"}
-            return client.post(path, json={"clicks": CLICKS}, headers=headers).status_code
-
-        assert status() == 404
-        MlflowClient(registry, registry).set_registered_model_alias("mst", "challenger", "1")
-        assert status() == 404  # as it was told two seconds ago
-        assert wait_for(lambda: status() == 200, 10) < 10

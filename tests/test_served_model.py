@@ -1,0 +1,87 @@
+"""The model that answers crops: in batches, with its tokens, in bf16, and where it is none."""
+
+import numpy as np
+import pytest
+import torch
+
+from mst.checkpoint import load_model, save_checkpoint
+from mst.clicks import Click
+from mst.config import Config
+from mst.errors import CheckpointError
+from mst.model import MST
+from mst.predictor import next_crop, to_probabilities
+from serve.model import SLOTS, ServedModel
+from serve.registry import fetch_model, pin
+from serve.settings import ServeSettings
+from tests.conftest import TINY_MODEL, picture
+
+
+@pytest.fixture
+def settings(checkpoint) -> ServeSettings:
+    return ServeSettings(model=str(checkpoint), precision="fp32", max_batch=4)
+
+
+def crops(count: int, config) -> list:
+    clicks = [Click(20, 30, True), Click(5, 5, False)]
+    return [next_crop(picture(seed), clicks[: 1 + seed % 2], None, 56, config) for seed in range(count)]
+
+
+def test_an_answer_does_not_depend_on_who_shares_the_batch(settings, checkpoint):
+    config = load_model(checkpoint)[1]
+    served, asked = ServedModel(settings), crops(4, config.eval)
+    together = served.answer(asked)
+    assert [each.batch for each in together] == [4] * 4
+    for number, crop in enumerate(asked):
+        alone = served.answer([crop])[0]
+        np.testing.assert_allclose(alone.logits, together[number].logits, atol=1e-5)
+        np.testing.assert_array_equal(alone.selected[0].indices, together[number].selected[0].indices)
+    reversed_ = served.answer(asked[::-1])[::-1]
+    for one, other in zip(together, reversed_, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)  # to the bit: one size of batch
+    np.testing.assert_array_equal(served.answer(asked[:3])[0].logits, together[0].logits)
+
+
+def test_many_clicks_fit(settings, checkpoint):
+    config = load_model(checkpoint)[1].eval
+    clicks = [Click(20, 30, True)] * (SLOTS[0] + 1)
+    answer = ServedModel(settings).answer([next_crop(picture(), clicks, None, 56, config)])[0]
+    assert np.isfinite(answer.logits).all()
+
+
+def test_selected_tokens_are_the_networks(settings, checkpoint):
+    config = load_model(checkpoint)[1]
+    crop = crops(1, config.eval)[0]
+    (selected,) = ServedModel(settings).answer([crop])[0].selected
+    assert selected.patch_size in TINY_MODEL.patch_sizes
+    assert selected.columns == 56 // selected.patch_size
+    assert len(selected.indices) == len(selected.scores) == int(selected.columns**2 * TINY_MODEL.k_ratio)
+    assert (np.diff(selected.scores) <= 0).all()
+
+
+def test_a_model_that_answers_no_numbers_is_refused(tmp_path, settings):
+    weights = MST(TINY_MODEL).state_dict()
+    weights["head.conv_seg.bias"][:] = float("nan")
+    save_checkpoint(tmp_path / "broken", weights, Config(model=TINY_MODEL))
+    with pytest.raises(CheckpointError, match="broken: its probabilities are no numbers"):
+        ServedModel(settings.model_copy(update={"model": str(tmp_path / "broken")}))
+
+
+def test_bf16_is_close_and_is_not_fp32(settings, checkpoint):
+    config = load_model(checkpoint)[1]
+    exact, rough = (
+        ServedModel(settings.model_copy(update={"precision": precision})).answer(crops(1, config.eval))[0]
+        for precision in ("fp32", "bf16")
+    )
+    exact, rough = (
+        to_probabilities(torch.from_numpy(each.logits)[None, None], 56) for each in (exact, rough)
+    )
+    assert 0 < np.abs(exact - rough).mean() < 0.1
+
+
+def test_a_model_that_cannot_be_served_is_named(registry, tmp_path):
+    with pytest.raises(CheckpointError, match=r"gives no model 'models:/mst@champion'.*make demo"):
+        pin(ServeSettings())
+    with pytest.raises(CheckpointError, match="neither models:/NAME@ALIAS nor"):
+        pin(ServeSettings(model="models:/mst"))
+    with pytest.raises(CheckpointError, match="no such checkpoint folder"):
+        fetch_model(ServeSettings(model=str(tmp_path / "none")), tmp_path)

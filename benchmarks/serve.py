@@ -9,9 +9,10 @@ server's one replica. Images have 640 x 480 pixels.
 
 import argparse
 import asyncio
+import statistics
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,10 +71,9 @@ def raw_throughput(settings: ServeSettings, seconds: float) -> float:
 
 
 def alone(url: str, image_id: str, clicks: int = 40) -> Iterator[Row]:
-    """One annotator: what a click takes beyond its forward, and what a repeated one takes."""
+    """One annotator: what a click takes beyond its forward, and where; what a repeated one takes."""
     rng = np.random.default_rng(0)
-    forwards: list[float] = []
-    overheads: list[float] = []
+    milliseconds: defaultdict[str, list[float]] = defaultdict(list)
     hits: list[float] = []
     with httpx.Client(base_url=url, timeout=60) as http:
         for _ in range(clicks):
@@ -81,13 +81,23 @@ def alone(url: str, image_id: str, clicks: int = 40) -> Iterator[Row]:
             for is_first in (True, False):
                 start = time.perf_counter()
                 reply = http.post(f"/v1/images/{image_id}/mask", json=body).raise_for_status()
-                seconds, forward = time.perf_counter() - start, reply.json()["timing_ms"]["forward"] / 1000
-                (overheads if is_first else hits).append(seconds - forward)
-                if is_first:
-                    forwards.append(forward)
-    yield row("forward_ms", median_ms(forwards), "ms")
-    yield row("http_overhead_ms", median_ms(overheads), "ms", at_most=15)
-    yield row("cache_hit_ms", median_ms(hits), "ms", at_most=15)
+                whole = 1000 * (time.perf_counter() - start)
+                if not is_first:
+                    hits.append(whole)
+                    continue
+                said = reply.json()["timing_ms"]
+                milliseconds["forward"].append(said["forward"])
+                milliseconds["http"].append(whole - said["total"])
+                milliseconds["call"].append(said["model"] - said["forward"])
+                milliseconds["own"].append(said["total"] - said["model"])
+                milliseconds["overhead"].append(whole - said["forward"])
+    medians = {name: statistics.median(each) for name, each in milliseconds.items()}
+    yield row("forward_ms", medians["forward"], "ms")
+    yield row("http_overhead_ms", medians["overhead"], "ms", at_most=15)
+    yield row("of_it_http_and_proxies_ms", medians["http"], "ms")
+    yield row("of_it_the_segmenters_call_ms", medians["call"], "ms")
+    yield row("of_it_our_own_work_ms", medians["own"], "ms")
+    yield row("cache_hit_ms", statistics.median(hits), "ms", at_most=15)
 
 
 def together(url: str, image_id: str, seconds: float) -> Iterator[Row]:

@@ -164,18 +164,18 @@ def followed(url: str, seconds: float) -> Iterator[Row]:
 
 def rows(seconds: float) -> Iterator[Row]:
     """Measure."""
-    common = {"max_batch": 4, "deadline_seconds": 60}
-    with serving_scenes(**common, min_replicas=4, max_replicas=4) as url:
+    patient = {"deadline_seconds": 60}
+    with serving_scenes(**patient, max_batch=4, min_replicas=4, max_replicas=4) as url:
         yield from under_fire(url, "segmenter", "Segmenter", seconds, 2)
         yield from under_fire(url, "ingress", "Ingress", seconds, 10)
     delays = {"upscale_delay_seconds": 1, "downscale_delay_seconds": 5}
-    with serving_scenes(**common | {"max_batch": 2}, **delays, max_replicas=3) as url:
+    with serving_scenes(**patient, **delays, max_batch=2, max_replicas=3) as url:
         yield from followed(url, max(seconds, 45))
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/mlflow.db"
         crown(uri, changed(Path(folder) / "one", 1.0))
         champion = {"model": "models:/mst@champion", "tracking_uri": uri, "poll_seconds": 2}
-        with serving_scenes(**common, **champion, min_replicas=2, max_replicas=2) as url:
+        with serving_scenes(**patient, **champion, max_batch=4, min_replicas=2, max_replicas=2) as url:
             yield from swapped(url, uri, Path(folder))
 
 

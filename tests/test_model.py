@@ -6,7 +6,7 @@ from timm.layers.patch_embed import resample_patch_embed
 from mst.clicks import Click, click_tensor
 from mst.config import ModelConfig
 from mst.model import MST
-from mst.model.attention import Block, from_windows, to_windows
+from mst.model.attention import Block, attention, from_windows, to_windows
 from mst.model.head import MLPHead
 from mst.model.mst import fusion_blocks
 from mst.model.patch_embed import PatchEmbed, PositionEmbed, resize_matrix
@@ -163,3 +163,27 @@ def test_windows_attend_to_nothing_outside():
     differs = (block(changed, (4, 6)) - block(tokens, (4, 6))).abs().sum(-1).view(4, 6) > 0
     assert differs[:2, :2].all()
     assert differs.sum() == 4
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bf16_on_a_cpu_is_that_of_fp32(masked):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, tokens, 16) for tokens in (20, 30, 30))
+    mask = torch.rand(2, 1, 1, 30) > 0.5 if masked else None
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    found = attention(*(each.bfloat16() for each in (query, key, value)), mask)
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_detail_shows_the_head_what_the_tokens_do_not(precision):
+    torch.manual_seed(0)
+    model = MST(TINY_MODEL.model_copy(update={"detail": True}))
+    image, prev_mask = torch.rand(1, 3, 56, 56), torch.rand(1, 1, 56, 56)
+    clicks = click_tensor([[Click(10, 20, True)]], 2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        logits = model(image, clicks, prev_mask).logits
+    logits.float().square().sum().backward()
+    assert logits.shape == (1, 1, 56, 56)
+    for parameter in model.detail.parameters():
+        assert parameter.grad.any()

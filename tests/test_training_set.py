@@ -44,20 +44,41 @@ def test_views_lie_where_their_kind_says(share):
     config = DataConfig(**{share: 1.0})
     rng = np.random.default_rng(0)
     for _ in range(20):
-        view = choose_view(100, 200, [(40, 80, 60, 120)], 64, config, rng)
+        view, subject = choose_view(100, 200, [(40, 80, 60, 120)], 64, config, rng)
         if share == "crop_whole":
             assert view.box == (0, 0, 100, 200)
+            assert subject is None
         else:
             assert view.box[0] <= 40
             assert view.box[1] <= 80
             assert view.box[2] >= 60
             assert view.box[3] >= 120
+            assert subject == 0
+
+
+def test_a_view_around_an_object_is_a_sample_of_that_object(records, config):
+    settings = {"data.crop_object": 1.0, "data.background": 0.0, "data.merge": 0.0, "data.min_area": 0.0}
+    training_set = TrainingSet(records, override(config, settings))
+    record = next(each for each in records if len(each.objects) > 1)
+    boxes, size = [each.box for each in record.objects], config.model.image_size
+    subjects = set()
+    for seed in range(20):
+        drawn = training_set._draw(record, np.random.default_rng(seed))
+        assert drawn is not None
+        rng = np.random.default_rng(seed)
+        rng.random()  # whether stuff counts: there is none here
+        view, subject = choose_view(record.height, record.width, boxes, size, training_set._config.data, rng)
+        assert subject is not None
+        mask = view.of_masks([record.objects[subject].runs()], record.height, record.width)
+        np.testing.assert_array_equal(drawn[1], mask)
+        subjects.add(subject)
+    assert len(subjects) > 1
 
 
 def test_random_crops_scale_with_the_image_size():
     config = DataConfig(resize=(1.0, 1.0))
     for size in (112, 448):
-        view = choose_view(480, 640, [], size, config, np.random.default_rng(0))
+        view, _ = choose_view(480, 640, [], size, config, np.random.default_rng(0))
         assert view.box[2] - view.box[0] == 448
 
 
@@ -93,7 +114,7 @@ def test_the_object_and_the_others_are_those_of_the_view(records, config):
         rng.random()  # whether stuff counts: there is none here
         boxes = [each.box for each in record.objects]
         size = config.model.image_size
-        view = choose_view(record.height, record.width, boxes, size, training_set._config.data, rng)
+        view, _ = choose_view(record.height, record.width, boxes, size, training_set._config.data, rng)
         shape = (record.height, record.width)
         masks = [view.of_masks([each.runs()], *shape) for each in record.objects if view.shows(each.box)]
         everything = np.logical_or.reduce(masks)

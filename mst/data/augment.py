@@ -79,7 +79,7 @@ class View:
 
 def choose_view(
     height: int, width: int, boxes: Sequence[Box], size: int, config: DataConfig, rng: np.random.Generator
-) -> View:
+) -> tuple[View, int | None]:
     """Draw the view of one sample: a random crop, the whole image, or the surroundings of an object.
 
     Args:
@@ -89,15 +89,19 @@ def choose_view(
         size: side of the square that the model sees.
         config: the shares of the three kinds and the range of the random resize.
         rng: the sample's own generator.
+
+    Returns:
+        The view, and which of the boxes it surrounds, if it is one of these views.
     """
-    kind = rng.random()
+    kind, subject = rng.random(), None
     if kind < config.crop_whole:
         box = (0, 0, height, width)
     elif kind < config.crop_whole + config.crop_object and boxes:
-        box = _around(boxes[int(rng.integers(len(boxes)))], height, width, rng)
+        subject = int(rng.integers(len(boxes)))
+        box = _around(boxes[subject], height, width, rng)
     else:
         box = _random_square(height, width, size, config, rng)
-    return View(box, size, bool(rng.random() < config.flip))
+    return View(box, size, bool(rng.random() < config.flip)), subject
 
 
 def recolour(image: RGB, config: DataConfig, rng: np.random.Generator) -> RGB:

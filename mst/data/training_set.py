@@ -95,8 +95,10 @@ class TrainingSet(Dataset[Batch]):
         with_stuff = rng.random() < config.stuff
         objects = [each for each in record.objects if with_stuff or not each.is_stuff]
         size = self._config.model.image_size
-        view = choose_view(record.height, record.width, [each.box for each in objects], size, config, rng)
-        visible = [objects[i] for i in rng.permutation(len(objects)) if view.shows(objects[i].box)]
+        boxes = [each.box for each in objects]
+        view, subject = choose_view(record.height, record.width, boxes, size, config, rng)
+        order = sorted(rng.permutation(len(objects)), key=lambda i: i != subject)  # it comes first
+        visible = [objects[i] for i in order if view.shows(boxes[i])]
         wanted = 0
         if rng.random() >= config.background:
             wanted = 2 if rng.random() < config.merge else 1

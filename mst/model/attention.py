@@ -16,6 +16,8 @@ except ImportError:
 
 NORM_EPS = 1e-6
 
+_SHORT = 1024  # tokens up to which a CPU's memory and time are well spent on a whole matrix of scores
+
 
 def split_heads(tokens: Tensor, num_heads: int) -> Tensor:
     """(B, L, C) to (B, heads, L, C / heads)."""
@@ -30,6 +32,9 @@ def join_heads(tokens: Tensor) -> Tensor:
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention: flash-attn where it is installed and can, else torch's own kernels.
 
+    In bf16 on a CPU torch's kernel takes longer than two products of matrices, which have the CPU's own
+    instructions: at 784 tokens 1.6 times as long forward, two to four times with backward.
+
     Args:
         query: (B, heads, L, D).
         key: (B, heads, K, D).
@@ -43,7 +48,17 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
         swapped = (each.transpose(1, 2) for each in (query, key, value))  # flash-attn: (B, L, heads, D)
         attended: Tensor = flash_attn_func(*swapped)
         return attended.transpose(1, 2)
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= _SHORT:
+        return _attention_by_products(query, key, value, mask)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def _attention_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    scores = (query * query.shape[-1] ** -0.5) @ key.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    attended: Tensor = scores.softmax(-1) @ value
+    return attended
 
 
 def to_windows(tokens: Tensor, grid: Grid, window: int) -> Tensor:

@@ -5,13 +5,13 @@ from torch import Tensor, nn
 
 
 class MLPHead(nn.Module):
-    """Brings four feature maps to one width, fuses them at the finest resolution and predicts a logit.
+    """Brings feature maps to one width, fuses them at the finest resolution and predicts a logit.
 
     A 1 x 1 convolution commutes with bilinear upsampling, so the fusion of the concatenated maps is computed
     map by map before they are upsampled: the same result at a fraction of the cost.
 
     Args:
-        in_widths: channels of the maps, finest first.
+        in_widths: channels of the maps; the first is one of the finest.
         width: channels inside.
         dropout: before the last layer, in training alone.
     """
@@ -24,7 +24,7 @@ class MLPHead(nn.Module):
         self.conv_seg = nn.Conv2d(width, 1, 1)
 
     def forward(self, features: list[Tensor], context: Tensor | None = None) -> Tensor:
-        """(B, widths[i], h_i, w_i), finest first, to logits (B, 1, h_0, w_0).
+        """(B, widths[i], h_i, w_i), none finer than the first, to logits (B, 1, h_0, w_0).
 
         `context` (B, width, h, w), where there is one, is added to the fused maps.
         """

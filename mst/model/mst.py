@@ -11,10 +11,11 @@ from mst.clicks import click_maps
 from mst.config import ModelConfig
 from mst.model.attention import NORM_EPS, Block
 from mst.model.click_context import ClickContext
+from mst.model.detail import Detail
 from mst.model.fusion import FusionStage, StageTrace
 from mst.model.head import MLPHead
 from mst.model.neck import SimpleFPN
-from mst.model.patch_embed import PatchEmbed, PositionEmbed, Scale
+from mst.model.patch_embed import COORD_CHANNELS, IMAGE_CHANNELS, PatchEmbed, PositionEmbed, Scale
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -89,9 +90,13 @@ class MST(nn.Module):
         )
         self.click_context = ClickContext(dim.head_width, config.patch_size) if config.click_context else None
         self.neck = SimpleFPN(dim.embed_dim, dim.neck_widths).to(memory_format=torch.channels_last)
-        self.head = MLPHead(dim.neck_widths, dim.head_width, config.dropout).to(
-            memory_format=torch.channels_last
-        )
+        widths: tuple[int, ...] = dim.neck_widths
+        self.detail = None
+        if config.detail:
+            detail = Detail(IMAGE_CHANNELS + COORD_CHANNELS, widths[0])
+            self.detail = detail.to(memory_format=torch.channels_last)
+            widths = (*widths, widths[0])
+        self.head = MLPHead(widths, dim.head_width, config.dropout).to(memory_format=torch.channels_last)
         self._initialize()
 
     def forward(self, image: Tensor, clicks: Tensor, prev_mask: Tensor, *, full_size: bool = True) -> Output:
@@ -127,7 +132,10 @@ class MST(nn.Module):
             context = self.click_context(tokens, base.grid, clicks, prev_mask)
         # Tokens are pixels with their channels side by side: as channels-last features they need no copy.
         features = tokens.view(image.shape[0], *base.grid, -1).permute(0, 3, 1, 2)
-        logits = self.head(self.neck(features), context)
+        pyramid = self.neck(features)
+        if self.detail is not None:
+            pyramid.append(self.detail(pixels))
+        logits = self.head(pyramid, context)
         return Output(upsample(logits, height, width) if full_size else logits, tuple(stages))
 
     def _run(self, block: nn.Module, base: Scale) -> Tensor:

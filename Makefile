@@ -1,10 +1,11 @@
 # `make help` lists what there is. Everything runs in .venv, which is set up when it is first needed.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+REGISTRY ?= sqlite:///mlruns/mlflow.db
 BIN := .venv/bin
 READY := .venv/.ready
 CLIENTS := $(patsubst tests/clients/%.txt,.venv-clients/%/.ready,$(wildcard tests/clients/*.txt))
-BENCHMARKS := $(filter-out harness hostile index_cost lease plain_loader public_baseline serving,$(basename $(notdir $(wildcard benchmarks/[a-z]*.py))))
+BENCHMARKS := $(filter-out ablation harness hostile index_cost lease plain_loader public_baseline serving,$(basename $(notdir $(wildcard benchmarks/[a-z]*.py))))
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -56,13 +57,13 @@ lint: $(READY) ## style, types and the direction of imports
 	$(BIN)/lint-imports
 
 .PHONY: serve
-serve: $(READY) ## serve the champion at http://127.0.0.1:8000
+serve: $(READY) ## serve the champion, or the model that ships, at http://127.0.0.1:8000
 	$(BIN)/python -m serve
 
 .PHONY: ui
 ui: $(READY) ## show runs and models at http://127.0.0.1:5000
 	mkdir -p mlruns
-	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlruns/mlflow.db
+	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri $(REGISTRY)
 
 .PHONY: bench
 bench: $(addprefix bench-,$(BENCHMARKS)) ## run all benchmarks

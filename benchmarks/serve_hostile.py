@@ -22,7 +22,7 @@ import httpx
 from benchmarks.harness import Row, report, row
 from benchmarks.hostile import ATTACKS, Target
 from benchmarks.serve_faults import replicas
-from benchmarks.serving import metric, resident_mb, serving_scenes, upload
+from benchmarks.serving import metric, resident_by_process, serving_scenes, upload
 
 THREADS = 8
 
@@ -70,7 +70,7 @@ def attacks(url: str, target: Target, seed: int, requests: int) -> Counter[str]:
 def _rows(url: str, requests: int) -> Iterator[Row]:
     target = Target(upload(url), httpx.get(f"{url}/readyz", timeout=60).json()["name"])
     attacks(url, target, 0, max(requests // 10, 2000))  # caches and thread pools fill
-    before, actors = resident_mb(), sorted(replicas("Segmenter") + replicas("Ingress"))
+    before, actors = resident_by_process(), sorted(replicas("Segmenter") + replicas("Ingress"))
     slow, start = slow_bodies(url, 20), time.monotonic()
     answers = attacks(url, target, 1, requests)
     seconds = time.monotonic() - start
@@ -86,7 +86,11 @@ def _rows(url: str, requests: int) -> Iterator[Row]:
     yield row("hostile_503", answers["503"], "")
     restarted = {*actors} ^ {*replicas("Segmenter"), *replicas("Ingress")}
     yield row("hostile_restarted_replicas", len(restarted), "", at_most=0)
-    yield row("hostile_rss_growth_mb", resident_mb() - before, "MB", at_most=100)
+    after = resident_by_process()
+    growth = {name: round(mb - before.get(name, 0), 1) for name, mb in after.items()}
+    print(json.dumps({name: mb for name, mb in growth.items() if abs(mb) >= 1}))
+    total = sum(after.values()) - sum(before.values())
+    yield row("hostile_rss_growth_mb", total, "MB", at_most=100)
     yield row("requests_left_in_hand", metric(url, "mst_requests_in_hand") - 1, "", at_most=len(slow))
     yield row("status_of_a_good_click_after", still, "", at_most=200)
 

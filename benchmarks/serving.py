@@ -26,7 +26,8 @@ from mst.client import Client, Retry
 from mst.errors import ServerError
 from pipelines.cluster import free_port
 from pipelines.registry import Promotion, connect, register, standing
-from serve.app import MALLOC, build
+from serve.app import build
+from serve.memory import MALLOC
 from serve.settings import ServeSettings
 
 APPLICATION = "bench"
@@ -189,11 +190,18 @@ def total(annotators: list[Annotator]) -> Counter[str]:
 
 def resident_mb() -> float:
     """Memory of the server's processes on this machine, in MiB; pages that they share count for each."""
-    pages = 0
+    return sum(resident_by_process().values())
+
+
+def resident_by_process() -> dict[str, float]:
+    """The same for each process, by its number and what Ray calls it."""
+    found = {}
     for process in _processes():
         with suppress(OSError):  # it has ended meanwhile
-            pages += int((process / "statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            pages = int((process / "statm").read_text().split()[1])
+            name = (process / "cmdline").read_text().strip("\0 ").removeprefix("ray::").partition(".")[0]
+            found[f"{process.name} {name}"] = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return found
 
 
 def open_files() -> int:

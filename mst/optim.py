@@ -30,6 +30,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
             for (scale, decay), parameters in groups.items()
         ],
         betas=config.betas,
+        fused=True,
     )
 
 

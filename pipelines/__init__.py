@@ -5,6 +5,7 @@ train        one experiment over Ray workers
 tune         many of them over a search space
 evaluate     a checkpoint or a registered model on a data set
 promote      a checkpoint becomes a version of the registered model
+ship         a checkpoint becomes the model that comes with the project
 export       a model as ONNX
 """
 

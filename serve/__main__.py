@@ -1,4 +1,7 @@
-"""Serve on this machine until interrupted: `python -m serve --model models:/mst@champion --port 8000`."""
+"""Serve on this machine until interrupted: `python -m serve --model models:/mst@champion --port 8000`.
+
+Without `--model` it is the champion or, where the registry has none, the model that ships.
+"""
 
 import argparse
 import logging
@@ -14,9 +17,10 @@ from pydantic import ValidationError
 from ray import serve
 
 from mst.errors import CheckpointError, ConfigError, MSTError
-from serve.app import MALLOC, build
+from serve.app import build
 from serve.keys import VARIABLE, is_loopback, read_keys
-from serve.registry import REGISTERED, fetch_model, pin, registry_of
+from serve.memory import MALLOC
+from serve.registry import REGISTERED, SHIPPED, fetch_model, is_registered, pin, registry_of
 from serve.settings import ServeSettings
 
 _APPLICATION = "mst"
@@ -38,6 +42,9 @@ def main() -> None:
     try:
         settings = ServeSettings(**{name: value for name, value in arguments.items() if value is not None})
         _check_host(host, settings)
+        if arguments["model"] is None and not is_registered(settings):
+            print(f"{registry_of(settings)} has no {settings.model}: the model that ships is served")
+            settings = settings.model_copy(update={"model": str(SHIPPED)})
         with tempfile.TemporaryDirectory() as folder:  # an early and plain word if there is no such model
             _, info = fetch_model(pin(settings), Path(folder))
     except CheckpointError as error:

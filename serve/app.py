@@ -13,6 +13,7 @@ from mst.predictor import Crop
 from serve.api import build_api
 from serve.core import Core
 from serve.keys import Keys, read_keys
+from serve.memory import MALLOC
 from serve.metrics import Metrics
 from serve.model import Answer
 from serve.registry import REGISTERED, pin
@@ -22,14 +23,6 @@ from serve.settings import ServeSettings
 _LIGHT_REQUESTS = 100  # beside those that `max_requests` counts: probes, and those that are refused
 _RETRY_AFTER = {"retry_after_s": 1}
 _LOGGING = {"encoding": "JSON", "enable_access_log": False}
-
-MALLOC = {
-    "MALLOC_ARENA_MAX": "2",
-    "MALLOC_MMAP_THRESHOLD_": "1048576",
-    "MALLOC_TRIM_THRESHOLD_": "1048576",
-}
-"""Environment of processes that hold images, which come and go in all threads: by default glibc keeps a heap
-for each thread, full of holes as large as images."""
 
 
 @serve.ingress()

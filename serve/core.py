@@ -24,6 +24,7 @@ from mst.errors import ClickError
 from mst.predictor import Prediction, Probabilities
 from mst.zoom import Box
 from serve.errors import OverloadedError, UnknownImageError
+from serve.memory import give_back
 from serve.metrics import Metrics
 from serve.model import Selected
 from serve.registry import ModelInfo
@@ -222,13 +223,14 @@ class Core:
         )
 
     async def keep(self) -> None:
-        """Follow the aliases and sweep the store, for ever; give this loop threads enough."""
+        """Follow the aliases, sweep the store and the heap, for ever; give this loop threads enough."""
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "serve"))
         await asyncio.gather(self._versions.follow(), self._sweep())
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
+            await asyncio.to_thread(give_back)
             try:
                 await asyncio.to_thread(self._sessions.sweep)
             except (OSError, OverloadedError):  # the store is away; it is swept when it is back

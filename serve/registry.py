@@ -17,11 +17,17 @@ from serve.settings import ServeSettings
 
 _log = logging.getLogger("ray.serve.registry")
 
+SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "mst_small"
+"""The model that comes with the project: for a registry without a champion."""
+
 REGISTERED = "models:/"
 _CHAMPION, _PREVIOUS = "@champion", "@previous"
 """Aliases that pipelines/promote.py sets: the best version, and the best one before it."""
 _CHECKPOINT = "artifacts/checkpoint"
 """Where it lies in an MLflow model, whose code is never run here."""
+
+_UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+"""What MLflow calls a model that is not there, and an alias that is not."""
 
 
 class ModelInfo(BaseModel):
@@ -45,6 +51,21 @@ def pin(settings: ServeSettings) -> ServeSettings:
         return settings.model_copy(update={"model": str(Path(settings.model).absolute())})
     settings = settings.model_copy(update={"tracking_uri": registry_of(settings)})
     return settings.model_copy(update={"model": _address(_registered(settings))})
+
+
+def is_registered(settings: ServeSettings) -> bool:
+    """Whether the registry has the registered model of these settings.
+
+    Raises:
+        CheckpointError: it cannot be asked.
+    """
+    try:
+        _version(settings.model, registry_of(settings))
+    except MlflowException as error:
+        if error.error_code not in _UNKNOWN:
+            raise CheckpointError(f"the registry cannot be asked: {error.message}") from None
+        return False
+    return True
 
 
 def registry_of(settings: ServeSettings) -> str:
@@ -86,16 +107,8 @@ def fallbacks(model: str) -> list[str]:
 
 
 def _registered(settings: ServeSettings) -> ModelVersion:
-    """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names."""
-    named = re.fullmatch(rf"{REGISTERED}([^/@]+)(?:@(.+)|/(\d+))", settings.model)
-    if named is None:
-        raise CheckpointError(f"'{settings.model}' is neither models:/NAME@ALIAS nor models:/NAME/VERSION")
-    name, alias, number = named.groups()
-    client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
     try:
-        if number:
-            return client.get_model_version(name, number)
-        return client.get_model_version_by_alias(name, alias)
+        return _version(settings.model, settings.tracking_uri)
     except MlflowException as error:
         # Clients are told, too, whom the registry's address does not concern.
         _log.warning("%s: %s", settings.tracking_uri, error.message)
@@ -103,6 +116,18 @@ def _registered(settings: ServeSettings) -> ModelVersion:
             f"the registry gives no model '{settings.model}'; train one and register it with "
             "pipelines/promote.py, or run `make demo`"
         ) from None
+
+
+def _version(model: str, uri: str) -> ModelVersion:
+    """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names."""
+    named = re.fullmatch(rf"{REGISTERED}([^/@]+)(?:@(.+)|/(\d+))", model)
+    if named is None:
+        raise CheckpointError(f"'{model}' is neither models:/NAME@ALIAS nor models:/NAME/VERSION")
+    name, alias, number = named.groups()
+    client = MlflowClient(uri, uri)
+    if number:
+        return client.get_model_version(name, number)
+    return client.get_model_version_by_alias(name, alias)
 
 
 def _address(version: ModelVersion) -> str:

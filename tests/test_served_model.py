@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from mst.checkpoint import load_model, save_checkpoint
 from mst.clicks import Click
@@ -10,8 +11,9 @@ from mst.config import Config
 from mst.errors import CheckpointError
 from mst.model import MST
 from mst.predictor import next_crop, to_probabilities
+from pipelines.cluster import free_port
 from serve.model import SLOTS, ServedModel
-from serve.registry import fetch_model, pin
+from serve.registry import fetch_model, is_registered, pin
 from serve.settings import ServeSettings
 from tests.conftest import TINY_MODEL, picture
 
@@ -76,6 +78,20 @@ def test_bf16_is_close_and_is_not_fp32(settings, checkpoint):
         to_probabilities(torch.from_numpy(each.logits)[None, None], 56) for each in (exact, rough)
     )
     assert 0 < np.abs(exact - rough).mean() < 0.1
+
+
+def test_a_registry_without_a_champion_is_told_from_one_that_cannot_be_asked(registry, monkeypatch):
+    assert not is_registered(ServeSettings())
+    client = MlflowClient(registry, registry)
+    client.create_registered_model("mst")
+    assert not is_registered(ServeSettings())
+    version = client.create_model_version("mst", "somewhere")
+    client.set_registered_model_alias("mst", "champion", version.version)
+    assert is_registered(ServeSettings())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(CheckpointError, match="the registry cannot be asked"):
+        is_registered(ServeSettings())
 
 
 def test_a_model_that_cannot_be_served_is_named(registry, tmp_path):

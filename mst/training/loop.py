@@ -135,7 +135,9 @@ def _network(state: TrainingState, config: Config, epoch: int, shard: Shard) -> 
     """The model as an epoch trains it, wrapped anew: the wrapper notes once which parameters learn."""
     freeze(state.model, config.train.frozen if epoch < config.train.freeze_epochs else ())
     state.model.train()
-    return DistributedDataParallel(state.model) if shard.world_size > 1 else state.model
+    if shard.world_size == 1:
+        return state.model
+    return DistributedDataParallel(state.model, gradient_as_bucket_view=True)
 
 
 def _checkpoint_is_due(state: TrainingState, config: Config) -> bool:

@@ -1,0 +1,118 @@
+"""Put a trained checkpoint into the project, as the model that ships, if it is better than the one there.
+
+    python pipelines/ship.py --checkpoint runs/mst_small_448/step_00000600 \\
+        --data 'index:data/real/val?images=data/real' --max-objects 100 --max-clicks 10
+
+Weights are stored as fp16, which is what is measured; the training's state stays behind. Both models click on
+the same objects, and the new one must need fewer clicks to an IoU of 90 % by more than chance explains
+(the bootstrap interval of the paired difference). Exit status 3: it does not, and nothing was changed.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from upath import UPath
+
+from mst.checkpoint import copy_for_use, load_model, save_checkpoint
+from mst.command_line import count, parse, run
+from mst.overrides import override
+from mst.statistics import Comparison, paired_comparison
+from pipelines import cluster
+from pipelines.cluster import Resources
+from pipelines.comparison import Evaluated, Terms, evaluate_on, named
+from pipelines.decision import nocs
+from pipelines.storage import PROJECT
+
+SHIPPED = PROJECT / "checkpoints" / "mst_small"
+NOT_BETTER = 3
+"""Exit status."""
+
+_TARGET = 0.9
+
+
+def ship(checkpoint: Path, out: Path, terms: Terms) -> tuple[dict[str, Evaluated], Comparison | None]:
+    """Put a checkpoint where the one that ships is, if it is better; Ray must be connected.
+
+    Args:
+        checkpoint: whole, with or without its training's state.
+        out: the one that ships now; where there is none, any checkpoint is better.
+        terms: what both are compared on.
+
+    Returns:
+        What the new one did on each data set, and its NoC@90 less that of the old one, over all objects.
+
+    Raises:
+        CheckpointError: either is damaged.
+        MSTError: the data cannot be used.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        offered = Path(scratch) / checkpoint.name
+        in_half(checkpoint, offered)
+        ours = evaluate_on(offered, terms)
+        found = None
+        if out.exists():
+            theirs = evaluate_on(out, terms)
+            found = paired_comparison(_nocs(ours, terms.max_clicks), _nocs(theirs, terms.max_clicks))
+        if found is None or found.high < 0:
+            copy_for_use(offered, out)
+    return ours, found
+
+
+def in_half(checkpoint: Path, out: Path) -> None:
+    """Write a checkpoint for use with weights of fp16, which tells nothing of the folders of this machine."""
+    model, config = load_model(checkpoint)
+    weights = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    root = Path(config.data.root).name
+    init = config.train.init and Path(config.train.init).name
+    save_checkpoint(out, weights, override(config, {"data.root": f"data/{root}", "train.init": init}))
+
+
+def _nocs(evaluated: Mapping[str, Evaluated], max_clicks: int) -> list[int]:
+    return [
+        clicks
+        for name in sorted(evaluated)
+        for clicks in nocs(evaluated[name].evaluation.records, _TARGET, max_clicks)
+    ]
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description="Make a checkpoint the model that ships, if it is better.", allow_abbrev=False
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder of the model that ships")
+    parser.add_argument("--data", nargs="+", required=True, metavar="SOURCE", help="to compare on")
+    parser.add_argument("--max-objects", type=count, help="of each data set, evenly spread")
+    parser.add_argument("--max-clicks", type=count, default=20, help="for each object")
+    parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
+    arguments = parse(parser, None)
+    terms = Terms(
+        data=named(arguments.data, UPath(Path.cwd())),
+        max_clicks=arguments.max_clicks,
+        max_objects=arguments.max_objects,
+        resources=Resources(num_workers=arguments.num_workers),
+        keep=PROJECT / "out" / "evaluations",
+    )
+    cluster.connect()
+    ours, found = ship(arguments.checkpoint, arguments.out, terms)
+    for name, each in ours.items():
+        measures = each.evaluation.measures
+        figures = "  ".join(f"{key} {measures[key]}" for key in ("noc85", "noc90", "iou_at_1"))
+        print(f"{name}: {figures}, at most {terms.max_clicks} clicks")
+    if found is None:
+        print(f"{arguments.out}: the first one")
+        return
+    print(
+        f"NoC@90 {found.mean_difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}] against {arguments.out}"
+    )
+    if found.high >= 0:
+        print("not better by more than chance explains: nothing was changed")
+        sys.exit(NOT_BETTER)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,18 @@
+"""Memory that the C library's heap would keep for itself."""
+
+import ctypes
+
+MALLOC = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "262144",
+    "MALLOC_TRIM_THRESHOLD_": "262144",
+}
+"""Environment of processes that hold images, which come and go in all threads: by default glibc keeps a heap
+for each thread, full of holes as large as images."""
+
+
+def give_back() -> None:
+    """Return to the system all whole pages of the heap that nothing lies on, between others too (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

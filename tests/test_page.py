@@ -10,10 +10,12 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+import skimage.data
 from pycocotools import mask as coco_mask
 
 from mst.clicks import Click
 from mst.client import Client
+from serve.registry import SHIPPED
 from serve.settings import ServeSettings
 from tests.conftest import listening, local_api, picture, png
 
@@ -147,6 +149,25 @@ def test_a_person_opens_an_image_clicks_undoes_and_saves(page, local, tmp_path):
     assert page.locator("#save-png").is_disabled()
     page.keyboard.press("Control+z")
     status(page, "2 clicks")
+
+
+def test_a_newcomers_photo_gets_a_good_mask(visit, tmp_path):
+    """By the model that ships: a photo that it has never seen, the suit, then the face."""
+    (tmp_path / "photo.png").write_bytes(png(skimage.data.astronaut()))
+    settings = ServeSettings(model=str(SHIPPED), image_store=str(tmp_path / "images"))
+    with listening(local_api(settings)) as url:
+        page = visit(url)
+        page.set_input_files("#file", tmp_path / "photo.png")
+        status(page, "click on an object")
+        click(page, 230, 350)
+        status(page, "1 click")
+        click(page, 215, 100)
+        status(page, "2 clicks")
+        assert page.locator("#model").inner_text().endswith("mst_small")
+        mask = saved(page, tmp_path)
+    suit, face, corner = (slice(250, 450), slice(150, 300)), (slice(80, 130), slice(195, 235)), slice(0, 100)
+    assert min(mask[suit].mean(), mask[face].mean()) > 0.9
+    assert mask[corner, corner].mean() < 0.1
 
 
 def test_several_named_objects_become_coco(page, local, tmp_path):

@@ -20,6 +20,7 @@ from mst.data.sources import SampleSet, Source, parse_source
 from mst.report import Evaluation, Measure
 from pipelines.cluster import Resources
 from pipelines.data_sets import DataSet, read_data_set
+from pipelines.decision import Records
 from pipelines.evaluate import evaluate, made_by
 from pipelines.provenance import machine
 from pipelines.sharding import Protocol
@@ -115,6 +116,11 @@ def evaluate_on(checkpoint: Path, terms: Terms) -> dict[str, Evaluated]:
         evaluation = evaluate(subject, data, folder, protocol, terms.resources)
         found[name] = Evaluated(evaluation, data.samples, folder)
     return found
+
+
+def records_of(evaluated: Mapping[str, Evaluated]) -> Records:
+    """Return what a model did on each data set, as it is compared with another."""
+    return {name: each.evaluation.records for name, each in evaluated.items()}
 
 
 def _key(subject: Subject, data: DataSet, protocol: Protocol, resources: Resources) -> str:

@@ -94,6 +94,11 @@ def decide(challenger: Records, champion: Records | None, max_clicks: int, rules
     return Decision((*checks, gain, *losses, latency))
 
 
+def compare(challenger: Records, champion: Records, max_clicks: int) -> Comparison:
+    """Return the challenger's NoC@90 less the champion's, over the same objects of all data sets."""
+    return _compared(_all(challenger), _all(champion), max_clicks)
+
+
 def nocs(records: Sequence[ObjectRecord], target: float, max_clicks: int) -> list[int]:
     """Return the number of clicks that each object needs to reach an IoU of `target`."""
     return [number_of_clicks(each.ious, target, max_clicks) for each in records]

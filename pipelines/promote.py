@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from mst.errors import ConfigError, MSTError
 from pipelines import cluster
 from pipelines.candidate import DATA, MAX_CLICKS, MAX_OBJECTS, Candidate, candidate, publish
 from pipelines.cluster import Resources
-from pipelines.comparison import Evaluated, Terms, evaluate_on, named
+from pipelines.comparison import Terms, evaluate_on, named, records_of
 from pipelines.decision import Decision, Records, Rules, decide
 from pipelines.evaluate import resources_of
 from pipelines.registry import (
@@ -100,7 +100,7 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
         rival = None
         if seen.champion:
             rival = _rival(uri, seen.champion, terms, forced=request.force is not None)
-        decision = decide(_records(ours), rival, terms.max_clicks, request.rules)
+        decision = decide(records_of(ours), rival, terms.max_clicks, request.rules)
         show(decision, offer, seen.champion, terms)
         if request.dry_run:
             return decision, None
@@ -185,15 +185,11 @@ def _rival(uri: str, champion: ModelVersion, terms: Terms, *, forced: bool) -> R
     address = f"models:/{REGISTERED_MODEL}/{champion.version}"
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return _records(evaluate_on(fetch_checkpoint(uri, address, Path(folder)), terms))
+            return records_of(evaluate_on(fetch_checkpoint(uri, address, Path(folder)), terms))
     except MSTError as error:
         if forced:
             return {}
         raise type(error)(f"the champion: {error}; --force REASON promotes without comparing") from None
-
-
-def _records(evaluated: Mapping[str, Evaluated]) -> Records:
-    return {name: each.evaluation.records for name, each in evaluated.items()}
 
 
 def _parser() -> argparse.ArgumentParser:

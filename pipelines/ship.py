@@ -1,6 +1,6 @@
 """Put a trained checkpoint into the project, as the model that ships, if it is better than the one there.
 
-    python pipelines/ship.py --checkpoint runs/mst_small_448/step_00000600 \\
+    python pipelines/ship.py --checkpoint runs/mst_small_320/step_00000100 \\
         --data 'index:data/real/val?images=data/real' --max-objects 100 --max-clicks 10
 
 Weights are stored as fp16, which is what is measured; the training's state stays behind. Both models click on
@@ -11,7 +11,6 @@ the same objects, and the new one must need fewer clicks to an IoU of 90 % by mo
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 from upath import UPath
@@ -19,18 +18,16 @@ from upath import UPath
 from mst.checkpoint import copy_for_use, load_model, save_checkpoint
 from mst.command_line import count, parse, run
 from mst.overrides import override
-from mst.statistics import Comparison, paired_comparison
+from mst.statistics import Comparison
 from pipelines import cluster
 from pipelines.cluster import Resources
-from pipelines.comparison import Evaluated, Terms, evaluate_on, named
-from pipelines.decision import nocs
+from pipelines.comparison import Evaluated, Terms, evaluate_on, named, records_of
+from pipelines.decision import compare
 from pipelines.storage import PROJECT
 
 SHIPPED = PROJECT / "checkpoints" / "mst_small"
 NOT_BETTER = 3
 """Exit status."""
-
-_TARGET = 0.9
 
 
 def ship(checkpoint: Path, out: Path, terms: Terms) -> tuple[dict[str, Evaluated], Comparison | None]:
@@ -55,7 +52,7 @@ def ship(checkpoint: Path, out: Path, terms: Terms) -> tuple[dict[str, Evaluated
         found = None
         if out.exists():
             theirs = evaluate_on(out, terms)
-            found = paired_comparison(_nocs(ours, terms.max_clicks), _nocs(theirs, terms.max_clicks))
+            found = compare(records_of(ours), records_of(theirs), terms.max_clicks)
         if found is None or found.high < 0:
             copy_for_use(offered, out)
     return ours, found
@@ -68,14 +65,6 @@ def in_half(checkpoint: Path, out: Path) -> None:
     root = Path(config.data.root).name
     init = config.train.init and Path(config.train.init).name
     save_checkpoint(out, weights, override(config, {"data.root": f"data/{root}", "train.init": init}))
-
-
-def _nocs(evaluated: Mapping[str, Evaluated], max_clicks: int) -> list[int]:
-    return [
-        clicks
-        for name in sorted(evaluated)
-        for clicks in nocs(evaluated[name].evaluation.records, _TARGET, max_clicks)
-    ]
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def selected_tokens(sample: Sample, record: ObjectRecord, models: Mapping[str, M
         crop = next_crop(sample.image, record.clicks[:1], None, size, EvalConfig())  # no zoom yet
         stage = outputs(model, [crop]).stages[-1]
         truth = resize(sample.mask.astype(np.float32), size, size) > 0.5
-        inside = [f"{each.patch_size} px: {_share_inside(each, truth):.0%}" for each in stage.selections]
+        inside = [f"{each.patch_size} px: {share_on_object(each, truth):.0%}" for each in stage.selections]
         chosen = stage.selections[int(stage.chosen[0])].patch_size
         view = draw_tokens(resize(crop.image, _HEIGHT, _HEIGHT), stage.selections, 0, _HEIGHT / size)
         view = draw_clicks(view, crop.clicks, _HEIGHT / size)
@@ -138,8 +138,13 @@ def selected_tokens(sample: Sample, record: ObjectRecord, models: Mapping[str, M
     return Example(f"{rank}: {sample.name}", (*panels, _panel(sample, "truth", sample.mask)))
 
 
-def _share_inside(selection: Selection, truth: Mask) -> float:
-    """Share of the selected tokens whose centre is on the object."""
+def share_on_object(selection: Selection, truth: Mask) -> float:
+    """Return the share of the first sample's selected tokens whose centres lie on the object, 0 .. 1.
+
+    Args:
+        selection: of one scale.
+        truth: the object, as large as the network's input.
+    """
     side, columns = selection.patch_size, selection.grid[1]
     rows, cols = np.divmod(selection.indices[0].cpu().numpy(), columns)
     return float(truth[rows * side + side // 2, cols * side + side // 2].mean())

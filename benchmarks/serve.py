@@ -38,7 +38,7 @@ from mst.checkpoint import save_checkpoint
 from mst.clicks import Click
 from mst.config import Config, ModelConfig
 from mst.model import MST
-from mst.predictor import next_crop
+from mst.predictor import forwards_of_click, next_crop
 from serve.images import decode
 from serve.model import ServedModel
 from serve.settings import ServeSettings
@@ -56,7 +56,7 @@ def random_checkpoint(folder: Path) -> Path:
 
 
 def raw_throughput(settings: ServeSettings, seconds: float) -> float:
-    """Crops a second of the model by itself, in full batches."""
+    """First clicks a second of the model by itself, in full batches."""
     torch.set_num_threads(int(settings.cpus_per_replica))
     model = ServedModel(settings)
     description = model.description
@@ -67,7 +67,7 @@ def raw_throughput(settings: ServeSettings, seconds: float) -> float:
     while time.perf_counter() - start < seconds:
         model.answer(crops)
         done += BATCH
-    return done / (time.perf_counter() - start)
+    return done / forwards_of_click(None, description.eval) / (time.perf_counter() - start)
 
 
 def alone(url: str, image_id: str, clicks: int = 40) -> Iterator[Row]:

@@ -86,20 +86,20 @@ def look(model: MST, sample: Sample) -> Seen:
     return Seen(lifts, stage.selections[int(stage.chosen[0])].patch_size, lengths[-1])
 
 
-def needed(model: MST, samples: Sequence[Sample], max_clicks: int) -> NDArray[np.float64]:
+def needed(model: MST, config: EvalConfig, samples: Sequence[Sample], max_clicks: int) -> NDArray[np.float64]:
     """NoC@90 of each object, (N,)."""
     with torch.autocast("cpu", torch.bfloat16):
-        records = evaluate(Predictor(model, EvalConfig()).open, samples, max_clicks)
+        records = evaluate(Predictor(model, config).open, samples, max_clicks)
     return np.array(nocs(records, 0.9, max_clicks), np.float64)
 
 
-def rows(model: MST, samples: Sequence[Sample], max_clicks: int) -> Iterator[Row]:
+def rows(model: MST, config: EvalConfig, samples: Sequence[Sample], max_clicks: int) -> Iterator[Row]:
     """Measure, group by group."""
     seen = [look(model, sample) for sample in samples]
-    together = needed(model, samples, max_clicks)
+    together = needed(model, config, samples, max_clicks)
     for stage in model.fusions.values():
         stage.guide_base = _Silent()
-    alone = needed(model, samples, max_clicks)
+    alone = needed(model, config, samples, max_clicks)
     shares = np.array([sample.mask.mean() for sample in samples])
     for low, high in pairwise(EDGES):
         inside = np.flatnonzero((shares > low) & (shares <= high))
@@ -135,13 +135,13 @@ def main() -> None:
     parser.add_argument("--objects", type=count, default=100, help="held out, evenly spread")
     parser.add_argument("--max-clicks", type=count, default=20, help="for each object")
     arguments = parse(parser, None)
-    model, _ = load_model(arguments.checkpoint)
+    model, config = load_model(arguments.checkpoint)
     if not model.fusions:
         raise ConfigError(f"{arguments.checkpoint} has no extra scales: model.patch_sizes is empty")
     samples = list(
         read_samples([f"index:{PHOTOS / 'val'}?images={PHOTOS}"], UPath(PHOTOS)).spread(arguments.objects)
     )
-    report("tokens", rows(model.eval(), samples, arguments.max_clicks))
+    report("tokens", rows(model.eval(), config.eval, samples, arguments.max_clicks))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,16 @@ from mst.config import EvalConfig
 from mst.data.annotations import Sample
 from mst.evaluation import TARGETS, ObjectRecord, ObjectUnderTest, clickable, naming
 from mst.model import MST
-from mst.predictor import Crop, Effort, Prediction, Probabilities, forward, next_crop, paste, start_from
+from mst.predictor import (
+    Crop,
+    Prediction,
+    Probabilities,
+    forward,
+    forwards_of_click,
+    next_crop,
+    paste,
+    start_from,
+)
 
 ROUNDING = 1e-5
 """Probabilities this near the threshold may fall on its other side in another batch."""
@@ -41,7 +50,6 @@ class _Rules(NamedTuple):
     size: int
     """S, the side of the network's input."""
     config: EvalConfig
-    effort: Effort
     batch_size: int
 
 
@@ -55,7 +63,7 @@ class _Seat:
         self._previous = None if sample.init_mask is None else start_from(sample.init_mask)
         self._clicks: Sequence[Click] = test.next_clicks() or ()
         self._last: Crop | None = None
-        self._forwards, self._seconds = 0, 0.0
+        self._forwards_left, self._seconds = forwards_of_click(self._previous, self._rules.config), 0.0
 
     def is_finished(self) -> bool:
         """Whether there is nothing more to ask."""
@@ -74,9 +82,9 @@ class _Seat:
         start = time.perf_counter()
         with naming(self.test.sample):
             self._previous = paste(crop, probabilities, self._clicks, self.test.sample.mask.shape)
-        self._forwards += 1
+        self._forwards_left -= 1
         self._seconds += time.perf_counter() - start + seconds
-        if self._forwards > self._rules.effort.cascade:
+        if not self._forwards_left:
             self._answer(self._previous)
 
     def _answer(self, prediction: Prediction) -> None:
@@ -86,7 +94,7 @@ class _Seat:
             seen = prediction.probabilities[prediction.box.slices() if prediction.box else ...]
             self.close_pixels += int(np.count_nonzero(np.abs(seen - threshold) < ROUNDING))
         self._clicks = self.test.next_clicks() or ()
-        self._forwards, self._seconds = 0, 0.0
+        self._forwards_left, self._seconds = forwards_of_click(self._previous, self._rules.config), 0.0
 
 
 def evaluate_batched(
@@ -98,7 +106,8 @@ def evaluate_batched(
     batch_size: int = 8,
     on_object: Callable[[ObjectRecord], None] | None = None,
     on_skipped: Callable[[str], None] | None = None,
-    effort: Effort | None = None,
+    *,
+    flip: bool = False,
 ) -> BatchedRecords:
     """Run the protocol on every object, `batch_size` at a time, each until it reaches the highest target.
 
@@ -107,18 +116,18 @@ def evaluate_batched(
     Args:
         model: put into evaluation mode here.
         samples: the objects.
-        config: threshold and zoom.
+        config: threshold, zoom and cascade.
         max_clicks: for each object.
         targets: IoUs of interest, 0 .. 1.
         batch_size: objects that share a forward.
         on_object: told of each object when it is done, which may be before an earlier one.
         on_skipped: as in `mst.evaluation.evaluate`.
-        effort: spent on each click.
+        flip: whether probabilities are the mean of the image's and its mirror's.
 
     Raises:
         NothingToClickError, PredictionError: as `mst.evaluation.evaluate`.
     """
-    rules = _Rules(model.eval().config.image_size, config, effort or Effort(), batch_size)
+    rules = _Rules(model.eval().config.image_size, config, batch_size)
     waiting = enumerate(clickable(samples, on_skipped))
     done: dict[int, tuple[ObjectRecord, int]] = {}
     seats: list[_Seat] = []
@@ -127,7 +136,7 @@ def evaluate_batched(
             seats.append(_Seat(number, ObjectUnderTest(sample, max_clicks, max(targets)), rules))
         if not seats:
             break
-        _step(model, seats, flip=rules.effort.flip)
+        _step(model, seats, flip=flip)
         for seat in filter(_Seat.is_finished, seats):
             done[seat.number] = seat.test.record(), seat.close_pixels
             if on_object:

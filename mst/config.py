@@ -300,7 +300,7 @@ class TrainConfig(Settings):
 
 
 class EvalConfig(Settings):
-    """The click protocol of evaluation and serving."""
+    """How clicks are answered, in evaluation and serving."""
 
     max_clicks: Count = 20
     """Clicks after which an object counts as failed."""
@@ -312,6 +312,10 @@ class EvalConfig(Settings):
     """Factor by which the object's box is widened before the crop."""
     zoom_min: Count = 20
     """Smallest side in pixels of the crop."""
+    zoom_first: bool = False
+    """Whether the first click is answered twice, on the whole image and then closer on what that found."""
+    cascade: Natural = 0
+    """Forwards beyond the first for each click, with the same clicks and the new previous mask (cf-n)."""
 
 
 class Config(Settings):

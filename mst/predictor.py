@@ -31,16 +31,6 @@ Segment = Callable[[Sequence[Click]], Mask]
 
 
 @dataclass(frozen=True)
-class Effort:
-    """What is spent on a click; the field reports more than one forward as a row of its own."""
-
-    flip: bool = False
-    """Whether probabilities are the mean of the image's and its mirror's."""
-    cascade: int = 0
-    """Forwards beyond the first, with the same clicks and the new previous mask (cf-n)."""
-
-
-@dataclass(frozen=True)
 class Prediction:
     """The state of an object after some clicks."""
 
@@ -100,7 +90,7 @@ def next_crop(
     """
     height, width = image.shape[:2]
     box = None
-    if previous and config.zoom and len(clicks) > 1:
+    if previous and config.zoom and (len(clicks) > 1 or (config.zoom_first and previous.clicks)):
         box = zoom_box(previous.mask(config.threshold), clicks, previous.box, config)
     seen = box or Box(0, 0, height, width)
     prev_mask = resize(previous.probabilities[seen.slices()], size, size) if previous else None
@@ -111,6 +101,18 @@ def next_crop(
         clicks=tuple(_into(seen, size, click) for click in clicks),
         box=box,
     )
+
+
+def forwards_of_click(previous: Prediction | None, config: EvalConfig) -> int:
+    """Return how many forwards the next click takes.
+
+    Args:
+        previous: the prediction for the clicks before it; None at the start.
+        config: cascade, and whether the first click is looked at more closely. The protocol of the field
+            zooms in from the second click on; the closer look at the first is ours.
+    """
+    is_first = previous is None or not previous.clicks
+    return 1 + config.cascade + (config.zoom and config.zoom_first and is_first)
 
 
 def paste(
@@ -189,14 +191,14 @@ class Predictor:
 
     Args:
         model: put into evaluation mode here.
-        config: threshold and zoom.
-        effort: spent on each click.
+        config: threshold, zoom and cascade.
+        flip: whether probabilities are the mean of the image's and its mirror's.
     """
 
-    def __init__(self, model: MST, config: EvalConfig, effort: Effort | None = None) -> None:
+    def __init__(self, model: MST, config: EvalConfig, *, flip: bool = False) -> None:
         self.model = model.eval()
         self.config = config
-        self.effort = effort or Effort()
+        self.flip = flip
 
     def predict(self, image: RGB, clicks: Sequence[Click], previous: Prediction | None = None) -> Prediction:
         """Predict the object after `clicks`.
@@ -217,9 +219,9 @@ class Predictor:
         check_clicks(clicks, height, width, needs_positive=previous is None)
         done = len(previous.clicks) if previous else 0
         for number in range(done + 1, len(clicks) + 1):
-            for _ in range(1 + self.effort.cascade):
+            for _ in range(forwards_of_click(previous, self.config)):
                 crop = next_crop(image, clicks[:number], previous, self.model.config.image_size, self.config)
-                probabilities = forward(self.model, [crop], flip=self.effort.flip)[0]
+                probabilities = forward(self.model, [crop], flip=self.flip)[0]
                 previous = paste(crop, probabilities, clicks[:number], (height, width))
         assert previous is not None  # check_clicks saw at least one click
         return previous

@@ -23,10 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as ShownTable
 
-from mst.command_line import count, parse, run
+from mst.command_line import count, natural, parse, run
 from mst.data.files import written_whole
 from mst.errors import DataError
-from mst.predictor import Effort
 from mst.records import write_records
 from mst.report import Evaluation, Pictured, Table, comparison_table, main_table, read_evaluations, write_page
 from mst.report.evaluation import DATA_SET, RECORDS, SKIPPED, SUBJECT
@@ -154,13 +153,15 @@ def protocol_of(arguments: argparse.Namespace, subject: Subject, objects: int) -
         update={
             "zoom": subject.eval.zoom and not arguments.no_zoom,
             "max_clicks": arguments.max_clicks or subject.eval.max_clicks,
+            "zoom_first": (subject.eval.zoom_first if arguments.zoom_first is None else arguments.zoom_first),
+            "cascade": subject.eval.cascade if arguments.cascade is None else arguments.cascade,
         }
     )
     # A batch is full only while objects wait for a seat: parts hold several batches.
     least = 1 if arguments.batch_size == 1 else 8 * arguments.batch_size
     return Protocol(
         eval=settings,
-        effort=Effort(arguments.flip, arguments.cascade),
+        flip=arguments.flip,
         batch_size=arguments.batch_size,
         part_size=arguments.part_size or max(least, -(-objects // _PARTS)),
     )
@@ -208,8 +209,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--from-nothing", action="store_true", help="pass over initial masks")
     parser.add_argument("--no-zoom", action="store_true", help="always look at the whole image")
+    parser.add_argument(
+        "--zoom-first",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="look at a first click twice, closer the second time (default: the model's)",
+    )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
-    parser.add_argument("--cascade", type=count, default=0, metavar="N", help="cf-N: N more forwards a click")
+    parser.add_argument(
+        "--cascade",
+        type=natural,
+        default=None,
+        metavar="N",
+        help="cf-N: N more forwards a click (default: the model's)",
+    )
     parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
     parser.add_argument("--cpus-per-worker", type=count, default=None, help="default: all cores, divided")
     parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")

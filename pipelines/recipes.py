@@ -205,6 +205,7 @@ def mst_small() -> Config:
             "train.samples_per_epoch": 3200,
             "train.batch_size": 32,
             "train.checkpoint_every": 100,
+            "eval.zoom_first": True,
             "train.val_objects": 100,
             "train.val_clicks": 5,
             "train.choose_by": "iou",

@@ -25,7 +25,7 @@ from mst.data.sources import SampleSet
 from mst.errors import ConfigError, DataError, MSTError
 from mst.evaluation import TARGETS, ObjectRecord, Open, evaluate
 from mst.model import MST
-from mst.predictor import Crop, Effort, forward
+from mst.predictor import Crop, forward
 from mst.records import read_records, write_records
 from pipelines.cluster import Resources
 
@@ -38,7 +38,8 @@ class Protocol:
     """How objects are evaluated."""
 
     eval: EvalConfig = field(default_factory=EvalConfig)
-    effort: Effort = field(default_factory=Effort)
+    flip: bool = False
+    """Whether probabilities are the mean of the image's and its mirror's."""
     targets: tuple[float, ...] = TARGETS
     batch_size: int = 1
     part_size: int = 16
@@ -53,8 +54,7 @@ class Protocol:
         """Return all settings by name, as they are written beside records."""
         settings: dict[str, Any] = {
             **{f"eval.{name}": value for name, value in self.eval.model_dump().items()},
-            "flip": self.effort.flip,
-            "cascade": self.effort.cascade,
+            "flip": self.flip,
             "targets": list(self.targets),
             "batch_size": self.batch_size,
             "part_size": self.part_size,
@@ -107,7 +107,7 @@ class Evaluator:
                 *rules,
                 protocol.batch_size,
                 on_skipped=skipped.append,
-                effort=protocol.effort,
+                flip=protocol.flip,
             )
             return number, Part(records, skipped, sum(close_pixels))
         return number, Part(evaluate(method, samples, *rules, on_skipped=skipped.append), skipped, 0)

@@ -19,7 +19,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from mst.clicks import Click, Mask
 from mst.data.images import RGB
 from mst.errors import CheckpointError
-from mst.predictor import Crop, Prediction, next_crop, paste, start_from, to_probabilities
+from mst.predictor import Crop, Prediction, forwards_of_click, next_crop, paste, start_from, to_probabilities
 from mst.zoom import Box
 from serve.cache import ByteLRU
 from serve.errors import OverloadedError
@@ -157,32 +157,47 @@ class Sessions:
         Returns:
             The prediction, and what the model took.
         """
-        waited, computed, description = 0.0, 0.0, version.description
+        taken = [Seconds(0, 0)]
         key = image_id, version.address, start.key
         given = (*start.clicks, *clicks)
         known, done = self._longest_known(key, given)
         self._metrics.cache("prediction", done == len(given))
         previous = known.prediction if known else start.prediction
         for number in range(max(done + 1, len(start.clicks), 1), len(given) + 1):
-            with self._stage("prepare"):
-                crop = await asyncio.to_thread(
-                    self._next_crop, image_id, image, given[:number], previous, description
-                )
-            began = time.perf_counter()
-            with self._stage("model"), self._load.waiting():
-                answer = await self._call(version.address, crop)
-            waited, computed = waited + time.perf_counter() - began, computed + answer.seconds
-            self._metrics.forward(answer.batch, answer.seconds)
-            with self._stage("paste"):
-                previous = await asyncio.to_thread(_paste, crop, answer, given[:number], image.shape[:2])
-            known = Known(previous, answer.selected)
+            for _ in range(forwards_of_click(previous, version.description.eval)):
+                known, seconds = await self._predict_once(image_id, image, given[:number], previous, version)
+                previous = known.prediction
+                taken.append(seconds)
+            assert known is not None  # there is at least one forward
             self._known.put((*key, given[:number]), known, known.bytes)
         assert known is not None  # there is at least one click
-        return known, Seconds(waited, computed)
+        return known, Seconds(*map(sum, zip(*taken, strict=True)))
 
     def sweep(self) -> int:
         """Delete what the store keeps no longer; return how many images went."""
         return self._store.sweep()
+
+    async def _predict_once(
+        self,
+        image_id: str,
+        image: RGB,
+        clicks: tuple[Click, ...],
+        previous: Prediction | None,
+        version: Version,
+    ) -> tuple[Known, Seconds]:
+        """Run one forward for the last of the clicks."""
+        with self._stage("prepare"):
+            crop = await asyncio.to_thread(
+                self._next_crop, image_id, image, clicks, previous, version.description
+            )
+        began = time.perf_counter()
+        with self._stage("model"), self._load.waiting():
+            answer = await self._call(version.address, crop)
+        waited = time.perf_counter() - began
+        self._metrics.forward(answer.batch, answer.seconds)
+        with self._stage("paste"):
+            prediction = await asyncio.to_thread(_paste, crop, answer, clicks, image.shape[:2])
+        return Known(prediction, answer.selected), Seconds(waited, answer.seconds)
 
     def _next_crop(
         self,

@@ -16,7 +16,7 @@ from mst.data.sources import SampleSet
 from mst.errors import NothingToClickError, PredictionError
 from mst.evaluation import ObjectRecord, evaluate
 from mst.model import MST
-from mst.predictor import Effort, Predictor
+from mst.predictor import Predictor
 from tests.conftest import TINY_MODEL, picture, random_mask
 
 CONFIG = EvalConfig()
@@ -48,21 +48,22 @@ def without_times(records: list[ObjectRecord]) -> list[ObjectRecord]:
     return [replace(each, seconds_model=(), seconds_total=()) for each in records]
 
 
-@pytest.mark.parametrize(("count", "effort"), [(24, Effort()), (5, Effort(flip=True, cascade=1))])
-def test_a_batch_gives_the_records_of_one_by_one(model, count, effort):
+@pytest.mark.parametrize(("count", "flip", "cascade"), [(24, False, 0), (5, True, 1)])
+def test_a_batch_gives_the_records_of_one_by_one(model, count, flip, cascade):
+    config = CONFIG.model_copy(update={"cascade": cascade})
     announced: list[str] = []
     targets = (0.3,)  # random weights seldom do better
     found = evaluate_batched(
         model,
         samples(count),
-        CONFIG,
+        config,
         CLICKS,
         targets,
         4,
         lambda each: announced.append(each.name),
-        effort=effort,
+        flip=flip,
     )
-    expected = evaluate(Predictor(model, CONFIG, effort).open, samples(count), CLICKS, targets)
+    expected = evaluate(Predictor(model, config, flip=flip).open, samples(count), CLICKS, targets)
     assert [each.name for each in found.records] == [f"object {number}" for number in range(count)]
     assert sorted(announced) == sorted(each.name for each in expected)
     pairs = zip(without_times(found.records), without_times(expected), found.close_pixels, strict=True)

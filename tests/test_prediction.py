@@ -6,7 +6,7 @@ from mst.clicks import Click
 from mst.config import EvalConfig
 from mst.errors import ClickError, PredictionError
 from mst.model import MST
-from mst.predictor import Effort, Prediction, Predictor, forward, next_crop, paste, start_from
+from mst.predictor import Prediction, Predictor, forward, forwards_of_click, next_crop, paste, start_from
 from mst.zoom import Box, box_iou, zoom_box
 from tests.conftest import TINY_MODEL
 
@@ -174,9 +174,7 @@ def test_flipping_averages_the_image_and_its_mirror():
     np.testing.assert_allclose(flipped, (one + other) / 2, atol=1e-3)
     assert np.abs(flipped - one).max() > 1e-2
     symmetric = np.concatenate([image, image[:, ::-1]], 1)
-    answer = Predictor(predictor.model, CONFIG, Effort(flip=True)).predict(
-        symmetric, [Click(30, 129.5, True)]
-    )
+    answer = Predictor(predictor.model, CONFIG, flip=True).predict(symmetric, [Click(30, 129.5, True)])
     np.testing.assert_allclose(answer.probabilities, answer.probabilities[:, ::-1], atol=1e-5)
 
 
@@ -187,9 +185,33 @@ def test_a_cascade_answers_the_same_clicks_again_with_the_new_mask():
     for _ in range(2):
         crop = next_crop(image, clicks, expected, 56, CONFIG)
         expected = paste(crop, forward(predictor.model, [crop])[0], clicks, image.shape[:2])
-    found = Predictor(predictor.model, CONFIG, Effort(cascade=2)).predict(image, clicks)
+    config = CONFIG.model_copy(update={"cascade": 2})
+    found = Predictor(predictor.model, config).predict(image, clicks)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
-    assert found.box is None
+    assert found.box is None  # zoom begins with the second click
+
+
+def test_a_first_click_can_be_looked_at_again_closer():
+    image, predictor = image_and_model()
+    clicks = [Click(30, 60, True), Click(10, 10, False)]
+    config = CONFIG.model_copy(update={"zoom_first": True})
+    first = predictor.predict(image, clicks[:1])
+    crop = next_crop(image, clicks[:1], first, 56, config)
+    assert crop.box == zoom_box(first.mask(CONFIG.threshold), clicks[:1], None, CONFIG)
+    closer = paste(crop, forward(predictor.model, [crop])[0], clicks[:1], image.shape[:2])
+    patient = Predictor(predictor.model, config)
+    np.testing.assert_array_equal(patient.predict(image, clicks[:1]).probabilities, closer.probabilities)
+    then = predictor.predict(image, clicks, closer)
+    np.testing.assert_array_equal(patient.predict(image, clicks).probabilities, then.probabilities)
+
+
+def test_how_many_forwards_a_click_takes():
+    mask = start_from(mask_of(20, 40, 50, 80, (100, 200)))
+    second = Prediction((Click(30, 60, True),), mask.probabilities, None)
+    config = EvalConfig(zoom_first=True, cascade=2)
+    assert [forwards_of_click(each, config) for each in (None, mask, second)] == [4, 4, 3]
+    assert forwards_of_click(None, EvalConfig(zoom=False, zoom_first=True)) == 1
+    assert forwards_of_click(None, EvalConfig()) == 1
 
 
 def test_probabilities_that_are_no_numbers_are_refused():

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mst.checkpoint import load_model
+from mst.checkpoint import load_model, save_checkpoint
 from mst.clicks import Click
+from mst.client import Client
 from mst.predictor import Predictor, start_from
-from tests.conftest import TINY_MODEL, picture, png, random_mask
+from serve.settings import ServeSettings
+from tests.conftest import TINY_MODEL, listening, local_api, picture, png, random_mask
 
 CLICKS = [{"x": 30, "y": 20}, {"x": 100, "y": 50}]
 
@@ -27,6 +29,21 @@ def mask_url(http) -> str:
 
 def decoded(reply) -> np.ndarray:
     return coco_mask.decode(reply["mask"]).astype(bool)
+
+
+def test_a_model_is_clicked_on_as_its_settings_say(checkpoint, tmp_path):
+    model, config = load_model(checkpoint)
+    patient = config.eval.model_copy(update={"zoom_first": True, "cascade": 1})
+    save_checkpoint(tmp_path / "patient", model.state_dict(), config.model_copy(update={"eval": patient}))
+    settings = ServeSettings(
+        model=str(tmp_path / "patient"), image_store=str(tmp_path / "images"), precision="fp32"
+    )
+    clicks = [Click(20, 30, True), Click(50, 100, True)]
+    with listening(local_api(settings)) as url, Client(url) as client:
+        for number in (2, 1):
+            expected = Predictor(model, patient).open(picture())(clicks[:number])
+            np.testing.assert_array_equal(client.segment(picture(), clicks[:number]).mask, expected)
+            assert (expected != Predictor(model, config.eval).open(picture())(clicks[:number])).any()
 
 
 def test_a_prior_mask_is_corrected_as_by_the_library(http, mask_url, predictor):

@@ -18,7 +18,6 @@ from mst.data.sources import SampleSet, read_samples
 from mst.errors import ConfigError
 from mst.evaluation import ObjectRecord
 from mst.peers import open_click_disks
-from mst.predictor import Effort
 from mst.records import read_records
 from pipelines.cluster import Resources
 from pipelines.data_sets import read_data_set
@@ -72,9 +71,9 @@ def test_two_actors_give_the_records_of_one_process_and_go_on_from_parts(
     assert kept.about["eval.max_clicks"] == "2"
     assert len(kept.about["model_sha256"]) == 64
     with pytest.raises(
-        ConfigError, match=re.escape(f"{tmp_path}/parts holds an evaluation with cascade 0, here")
+        ConfigError, match=re.escape(f"{tmp_path}/parts holds an evaluation with eval.cascade 0, here")
     ):
-        run(replace(PROTOCOL, effort=replace(PROTOCOL.effort, cascade=1)))
+        run(replace(PROTOCOL, eval=PROTOCOL.eval.model_copy(update={"cascade": 1})))
 
 
 def test_a_killed_actor_loses_its_part_and_nothing_else(cluster, checkpoint, source, alone, tmp_path):
@@ -104,7 +103,7 @@ def test_the_command_line_changes_the_models_protocol():
     assert arguments.data == ["coco:a.json", "grabcut:b"]
     subject = Subject("a", open_click_disks, Config().eval, "a")
     assert protocol_of(arguments, subject, 7) == Protocol(
-        EvalConfig(zoom=False, max_clicks=5), Effort(flip=True, cascade=3), batch_size=4, part_size=32
+        EvalConfig(zoom=False, max_clicks=5, cascade=3), flip=True, batch_size=4, part_size=32
     )
     unchanged = protocol_of(parser.parse_args(given[:4]), subject, 201)
-    assert unchanged == Protocol(Config().eval, Effort(), batch_size=1, part_size=3)
+    assert unchanged == Protocol(Config().eval, batch_size=1, part_size=3)

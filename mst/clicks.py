@@ -135,6 +135,10 @@ def sample_clicks(
             eroded = cv2.erode(mask.astype(np.uint8), _CROSS3, iterations=3).astype(bool)
             inside = eroded if eroded.sum() > _ERODED_MIN_PIXELS else mask
         clicks += _draw(inside, 1 + _decaying_count(config.max_clicks, config.decay, rng), True, rng)
+        if config.centred and rng.random() < config.centred:
+            centre = next_click(np.zeros_like(mask), mask)
+            assert centre is not None  # the mask has pixels
+            clicks[0] = centre
     wanted = _decaying_count(config.max_clicks + 1, config.decay, rng)
     if wanted:
         regions: tuple[Callable[[], Mask], ...] = (

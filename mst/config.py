@@ -155,6 +155,8 @@ class DataConfig(Settings):
     """Probability that two objects make one sample (RITM)."""
     stuff: Probability = 0.3
     """Probability that a sample knows its image's stuff (sky, grass) as objects."""
+    parts: Probability = 1.0
+    """Probability that a sample knows objects that lie in larger ones; else these alone, the wholes."""
     background: Probability = 0.05
     """Probability of a sample without an object (RITM)."""
     loader_workers: Natural = 0
@@ -180,6 +182,8 @@ class ClickConfig(Settings):
     """Most clicks of each sign that a sample starts with."""
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Each further click is this much less likely than the one before."""
+    centred: Probability = 0.0
+    """Probability that the first click lies where an evaluation's does, deepest in the object."""
     max_iterations: Natural = 3
     """Most clicks that are added by looking at the model's own errors."""
 

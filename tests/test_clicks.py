@@ -159,6 +159,16 @@ def test_sampled_clicks_lie_where_their_sign_says():
     assert 4 < np.mean(counts) < 5.5
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.0, range(5)), (0.5, range(35, 66)), (1.0, [100])])
+def test_a_first_click_lies_where_an_evaluation_s_does_as_often_as_is_asked(share, expected):
+    rng = np.random.default_rng(4)
+    mask = np.zeros((40, 50), bool)
+    mask[5:30, 10:45] = True
+    centre = next_click(np.zeros_like(mask), mask)
+    drawn = [sample_clicks(mask, lambda: ~mask, rng, ClickConfig(centred=share)) for _ in range(100)]
+    assert sum(clicks[0] == centre for clicks in drawn) in expected
+
+
 def test_an_empty_object_has_no_positive_clicks():
     nothing = np.zeros((20, 20), bool)
     clicks = [

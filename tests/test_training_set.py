@@ -100,6 +100,17 @@ def test_stuff_is_an_object_as_often_as_is_asked(records, config, stuff, seen):
     assert {each is not None for each in drawn} == seen
 
 
+@pytest.mark.parametrize(("parts", "seen"), [(0.0, {False}), (0.5, {False, True}), (1.0, {True})])
+def test_a_part_is_an_object_as_often_as_is_asked(records, config, parts, seen):
+    only_parts = [
+        record.with_objects([replace(each, parent=0) for each in record.objects]) for record in records
+    ]
+    settings = {"data.parts": parts, "data.background": 0.0, "data.min_area": 0.0, "data.crop_whole": 1.0}
+    training_set = TrainingSet(only_parts, override(config, settings))
+    drawn = [training_set._draw(only_parts[0], np.random.default_rng(seed)) for seed in range(20)]
+    assert {each is not None for each in drawn} == seen
+
+
 def test_the_object_and_the_others_are_those_of_the_view(records, config):
     """Against masks that are decoded, cut and united one by one."""
     settings = {"data.background": 0.0, "data.merge": 0.5, "data.min_area": 0.01}

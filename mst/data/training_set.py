@@ -93,7 +93,12 @@ class TrainingSet(Dataset[Batch]):
         """Draw a view of an image, an object in it, and what gives the union of its other objects."""
         config = self._config.data
         with_stuff = rng.random() < config.stuff
-        objects = [each for each in record.objects if with_stuff or not each.is_stuff]
+        with_parts = config.parts == 1 or happens(config.parts, rng)
+        objects = [
+            each
+            for each in record.objects
+            if (with_stuff or not each.is_stuff) and (with_parts or each.parent < 0)
+        ]
         size = self._config.model.image_size
         boxes = [each.box for each in objects]
         view, subject = choose_view(record.height, record.width, boxes, size, config, rng)

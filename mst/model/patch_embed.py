@@ -85,13 +85,13 @@ class PatchEmbed(nn.Module):
         assert self.proj.bias is not None
         assert self.coords.bias is not None
         bias = self.proj.bias + self.coords.bias
+        patches = to_patches(pixels, patch_size)
         if patch_size > self.patch_size:
-            resized = to_patches(pixels, patch_size) @ self.get_buffer(f"resize_{patch_size}")
-            return F.linear(resized.flatten(2), kernel.flatten(1), bias)
+            patches = patches @ self.get_buffer(f"resize_{patch_size}")
         if patch_size < self.patch_size:
             kernel = kernel.flatten(2) @ self.get_buffer(f"resize_{patch_size}").mT
-            kernel = kernel.view(*kernel.shape[:2], patch_size, patch_size)
-        return F.conv2d(pixels, kernel, bias, stride=patch_size).flatten(2).mT
+        # Not a convolution: oneDNN 3.12's in bf16 is wrong on CPUs with AMX, for six channels and large kernels.
+        return F.linear(patches.flatten(2), kernel.flatten(1), bias)
 
 
 def to_patches(pixels: Tensor, patch_size: int) -> Tensor:

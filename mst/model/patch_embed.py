@@ -90,7 +90,7 @@ class PatchEmbed(nn.Module):
             patches = patches @ self.get_buffer(f"resize_{patch_size}")
         if patch_size < self.patch_size:
             kernel = kernel.flatten(2) @ self.get_buffer(f"resize_{patch_size}").mT
-        # Not a convolution: oneDNN 3.12's in bf16 is wrong on CPUs with AMX, for six channels and large kernels.
+        # Not a convolution: oneDNN 3.12's in bf16 is wrong on CPUs with AMX (six channels, kernels from 16).
         return F.linear(patches.flatten(2), kernel.flatten(1), bias)
 
 

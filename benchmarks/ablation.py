@@ -5,7 +5,7 @@
 Every arm starts from the same weights, sees the same samples with the same clicks to start from, as often as
 there are seeds, and is then clicked on the same held-out objects by the protocol of the evaluation. A run is
 one process with one thread, as many at once as there are cores; what is done is kept in `runs/ablation` and
-found there again. The photos are made as `pipelines.recipes.mst_small_head` says.
+found there again. The photos are made as `pipelines.recipes.photos.mst_small_head` says.
 """
 
 import argparse

@@ -7,7 +7,7 @@ fusion module selects after the first click lies on the object than one drawn at
 a scale is the one that the base tokens attend to; `moves` is the length of what the module adds to the base
 tokens, as a share of theirs. `noc90_alone` is of the same weights with nothing added: they were trained with
 it, so the difference tells whether the model relies on its scales, not whether it would have become as good
-without. The photos are made as `pipelines.recipes.mst_small_head` says.
+without. The photos are made as `pipelines.recipes.photos.mst_small_head` says.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The one tree of settings of an experiment.
 
-A config is built in Python (`pipelines/recipes.py`), changed by dotted overrides (`mst.overrides`), and
+A config is built in Python (`pipelines/recipes/`), changed by dotted overrides (`mst.overrides`), and
 stored as JSON in every checkpoint. It is frozen; an unknown key or a wrong value is an error that names it.
 """
 

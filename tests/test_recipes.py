@@ -14,7 +14,8 @@ from mst.errors import ConfigError
 from mst.model import MST
 from mst.overrides import differences, flatten, from_dict
 from pipelines.command_line import add_settings, config_of
-from pipelines.recipes import RECIPES, build, main
+from pipelines.recipes import RECIPES, build
+from pipelines.recipes.__main__ import main
 from pipelines.storage import PROJECT
 from pipelines.train import add_resources, resources_of
 

@@ -131,10 +131,12 @@ def experiment(arguments: argparse.Namespace) -> Config:
     """The shipped model's recipe as such a machine trains it, and the settings that were given."""
     on_gpu = {
         "model.image_size": 448,
+        "data.min_area": 0.002,
         "data.root": str(PHOTOS),
         "data.loader_workers": min(14, os.cpu_count() or 1),
         "train.init": str(WEIGHTS),
         "train.batch_size": 64,
+        "train.micro_batches": 0,
         "train.samples_per_epoch": 32_000,  # each epoch starts the loader's processes anew
         "train.validate_every": 1000,  # once, at the end
     }

@@ -92,7 +92,14 @@ CHANGES = {
 SIZES = {"tiny": (1, 8), "small": (22, 35), "base": (90, 120), "large": (310, 370)}
 
 # By commands: where things are, for how long, and what a later stage changes
-GIVEN = {"data.root", "train.init", "train.epochs", "model.image_size", "optim.schedule"}
+GIVEN = {
+    "data.root",
+    "data.min_area",
+    "train.init",
+    "train.epochs",
+    "model.image_size",
+    "optim.schedule",
+}
 SCRIPTS = ("pipelines/train.py", "pipelines/initialize.py")
 
 

@@ -74,8 +74,8 @@ def mst_small_head() -> Config:
 def mst_small() -> Config:
     """Train the model that ships: MST-small on some 900 photos, from the head of `mst_small_head`.
 
-    At 160 px, then larger from what that ends with (multiples of the patches' 16, 8 and 32), with ever smaller
-    objects, at last with a learning rate that falls to zero:
+    At 160 px, then larger from what that ends with (multiples of the patches' 16, 8 and 32), with ever
+    smaller objects, at last with a learning rate that falls to zero:
 
     python pipelines/train.py --recipe mst_small --name mst_small_160 --num-workers 2 \\
         --train.init runs/mst_small_head/step_…
@@ -90,8 +90,8 @@ def mst_small() -> Config:
 
     From a head that has learnt, the ViT bears forty millionths; from one that has not it forgot at thirty,
     within 500 samples in batches of 8, what DINOv2 taught it. So few photos want variety: copy-paste, sizes,
-    colours. On a GPU that is lent for minutes: `python -m benchmarks.gpu --help`. What each stage came to, and
-    the settings that the first ones had, are in docs/log.md.
+    colours. On a GPU that is lent for minutes: `python -m benchmarks.gpu --help`. What each stage came to,
+    and the settings that the first ones had, are in docs/log.md.
     """
     return override(
         real_small(),

@@ -13,7 +13,7 @@ from mst.predictor import Crop
 from serve.api import build_api
 from serve.core import Core
 from serve.keys import Keys, read_keys
-from serve.memory import MALLOC
+from serve.memory import MALLOC, MALLOC_OF_MODEL
 from serve.metrics import Metrics
 from serve.model import Answer
 from serve.registry import REGISTERED, pin
@@ -83,7 +83,11 @@ def build(settings: ServeSettings) -> Application:
     settings, first = settle(settings)
     segmenter = serve.deployment(
         name="Segmenter",
-        ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},
+        ray_actor_options={
+            "num_cpus": settings.cpus_per_replica,
+            "num_gpus": settings.gpus_per_replica,
+            "runtime_env": {"env_vars": MALLOC_OF_MODEL},
+        },
         autoscaling_config={
             "min_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,

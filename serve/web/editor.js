@@ -224,31 +224,36 @@ export class Editor {
     this.draw();
   }
 
+  // The buttons at once, so that they agree with the words; the picture with the next frame.
   draw() {
+    this.offer();
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
       this.drawNow();
     });
   }
 
-  drawNow() {
-    const { view, image, history } = this;
-    const looks = new Map(this.state.objects.map((each) => [each.id, this.look(each)]));
-    const answer = this.answerOf(this.active);
+  offer() {
+    const { image, history } = this;
     element("undo").disabled = !history.past.length;
     element("redo").disabled = !history.future.length;
     element("fit").disabled = element("new").disabled = element("prior").disabled = !image;
     element("prior-label").classList.toggle("disabled", !image);
     element("clear").disabled = state.isUntouched(this.active);
-    element("save-png").disabled = !looks.get(this.state.active);
-    element("save-coco").disabled = ![...looks.values()].some(Boolean);
+    element("save-png").disabled = !this.look(this.active);
+    element("save-coco").disabled = !this.state.objects.some((each) => this.look(each));
+  }
+
+  drawNow() {
+    const { view, image } = this;
+    const answer = this.answerOf(this.active);
     const tokens = element("tokens").checked && image ? (answer?.tokens ?? []) : null;
     showLegend(tokens);
     showObjects(this.state, (object) => this.answerOf(object), this);
     if (!image) return;
     const objects = this.state.objects.map((object) => ({
       object,
-      mask: looks.get(object.id)?.tinted,
+      mask: this.look(object)?.tinted,
       isActive: object.id === this.state.active,
     }));
     objects.sort((a, b) => a.isActive - b.isActive); // the active one on top

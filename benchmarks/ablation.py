@@ -1,6 +1,10 @@
 """What extra scales and the contrastive loss gain on photos, at equal budget: the paper's claim, tested.
 
     python -m benchmarks.ablation --seeds 3
+    python -m benchmarks.ablation --init checkpoints/mst_small --max-clicks 10
+
+With `--init` the arms go on from a model that has learnt, but for what makes the scales' tokens, which starts
+anew: whether the scales help, rather than how soon an arm learns to segment at all.
 
 Every arm starts from the same weights, sees the same samples with the same clicks to start from, as often as
 there are seeds, and is then clicked on the same held-out objects by the protocol of the evaluation. A run is
@@ -42,6 +46,7 @@ ARMS: Mapping[str, Mapping[str, object]] = {
     BASELINE: {"model.patch_sizes": [], "loss.contrastive": 0},
     "mst": {"loss.contrastive": 0},
     "mst_cl": {"loss.contrastive": 0.1},
+    "all_scales": {"loss.contrastive": 0.1, "model.scale_choice": "all"},
     "sweep_best": {"loss.contrastive": 0.1, "model.patch_sizes": [32], "model.k_ratio": 0.04},
 }
 """What makes an arm; the last one is a sweep's best (docs/sweep.png), with 32, which divides 160, for 28."""
@@ -65,16 +70,28 @@ BUDGET = {
 """The recipe `mst_small_head`, in a third of its time; its second and third epoch train all."""
 
 
-def experiment(seed: int, arm: str, samples: int) -> Config:
-    """One run: an arm with a seed, which sees so many samples."""
+FROM_TRAINED = {
+    "data.min_area": 0.01,
+    "optim.lr": 5e-4,
+    "optim.milestones": [2],
+    "optim.backbone_lr_scale": 0.2,  # in the last epoch, of a tenth of the rate
+    "optim.fusion_lr_scale": 2,
+    "train.frozen": ["backbone", "clicks"],
+    "train.freeze_epochs": 2,
+    "train.reset": ["fusions"],
+}
+"""What differs where the arms start from a trained model: only fusions and head learn, then all a little."""
+
+
+def experiment(seed: int, arm: str, samples: int, init: Path | None = None) -> Config:
+    """One run: an arm with a seed, which sees so many samples, maybe from a trained model."""
     budget = {**BUDGET, "seed": seed, "train.samples_per_epoch": samples // 3}
-    return override(build("mst_small_head"), {**budget, **ARMS[arm]})
+    trained = {**FROM_TRAINED, "train.init": str(init.resolve())} if init else {}
+    return override(build("mst_small_head"), {**budget, **trained, **ARMS[arm]})
 
 
-def train(runs: Path, seed: int, arm: str, samples: int) -> Path:
+def train(folder: Path, config: Config) -> Path:
     """Train an arm with a seed, unless that is done, and return its checkpoint."""
-    folder = runs / f"{arm}_{samples}_{seed}"
-    config = experiment(seed, arm, samples)
     found = newest(UPath(folder))
     if not (found and found.is_finished):
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +117,7 @@ def rows(records: Mapping[tuple[int, str], Sequence[ObjectRecord]], max_clicks: 
     """NoC@85 and @90 of each arm, its interval over objects, and how it differs from the baseline."""
     for target in (85, 90):
         means: dict[str, NDArray[np.float64]] = {}
-        for arm in ARMS:
+        for arm in dict.fromkeys(arm for _, arm in records):
             needed = np.array(
                 [nocs(found, target / 100, max_clicks) for (_, each), found in records.items() if each == arm]
             )  # (seeds, objects)
@@ -130,12 +147,18 @@ def main() -> None:
     parser.add_argument("--objects", type=count, default=100, help="held out, evenly spread")
     parser.add_argument("--max-clicks", type=count, default=20, help="for each object")
     parser.add_argument("--runs", type=Path, default=PROJECT / "runs" / "ablation")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS)[1:], default=list(ARMS)[1:])
+    parser.add_argument("--init", type=Path, help="folder of a trained checkpoint that the arms start from")
     arguments = parse(parser, None)
-    print(json.dumps({arm: dict(settings) for arm, settings in ARMS.items()}))
-    jobs = list(product(range(arguments.seeds), ARMS))
+    arms = [BASELINE, *arguments.arms]
+    print(json.dumps({arm: dict(ARMS[arm]) for arm in arms}))
+    jobs = list(product(range(arguments.seeds), arms))
 
     def trained(job: tuple[int, str]) -> Path:
-        return train(arguments.runs, *job, arguments.samples)
+        seed, arm = job
+        origin = f"from_{arguments.init.name}_" if arguments.init else ""
+        config = experiment(seed, arm, arguments.samples, arguments.init)
+        return train(arguments.runs / f"{origin}{arm}_{arguments.samples}_{seed}", config)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checkpoints = dict(zip(jobs, pool.map(trained, jobs), strict=True))

@@ -6,6 +6,7 @@ the batch, and a pixel whose probability is that near the threshold may change s
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import filterfalse, islice
 from typing import NamedTuple
@@ -155,10 +156,14 @@ def evaluate_batched(
 
 
 def _step(model: MST, seats: Sequence[_Seat], *, flip: bool) -> None:
-    """One forward for all seats."""
-    crops = [seat.crop() for seat in seats]
-    start = time.perf_counter()
-    answers = forward(model, crops, flip=flip)
-    share = (time.perf_counter() - start) / len(seats)
-    for seat, crop, probabilities in zip(seats, crops, answers, strict=True):
-        seat.take(crop, probabilities, share)
+    """One forward for all seats whose crops are as large."""
+    by_side: defaultdict[int, list[tuple[_Seat, Crop]]] = defaultdict(list)
+    for seat in seats:
+        crop = seat.crop()
+        by_side[crop.side].append((seat, crop))
+    for pairs in by_side.values():
+        start = time.perf_counter()
+        answers = forward(model, [crop for _, crop in pairs], flip=flip)
+        share = (time.perf_counter() - start) / len(pairs)
+        for (seat, crop), probabilities in zip(pairs, answers, strict=True):
+            seat.take(crop, probabilities, share)

@@ -4,6 +4,7 @@ A config is built in Python (`pipelines/recipes/`), changed by dotted overrides 
 stored as JSON in every checkpoint. It is frozen; an unknown key or a wrong value is an error that names it.
 """
 
+from math import lcm
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -318,6 +319,9 @@ class EvalConfig(Settings):
     """Smallest side in pixels of the crop."""
     zoom_first: bool = False
     """Whether the first click is answered twice, on the whole image and then closer on what that found."""
+    first_look: Natural = 0
+    """Largest side in pixels of the network's input in the first of these two looks, which has only to find
+    the object: a smaller one takes less time. 0 for the network's own."""
     cascade: Natural = 0
     """Forwards beyond the first for each click, with the same clicks and the new previous mask (cf-n)."""
 
@@ -334,3 +338,13 @@ class Config(Settings):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _first_look_fits(self) -> Self:
+        model, side = self.model, min(self.eval.first_look, self.model.image_size)
+        fitting = lcm(model.patch_size * max(1, model.window), *model.patch_sizes)
+        if side % fitting:
+            raise ValueError(
+                f"eval.first_look {side} is no multiple of {fitting}, as the model's patches and windows ask"
+            )
+        return self

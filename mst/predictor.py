@@ -69,6 +69,11 @@ class Crop:
     """In pixels of the crop; those of a zoomed-out past may lie outside."""
     box: Box | None
 
+    @property
+    def side(self) -> int:
+        """S, in pixels; crops of one side can share a forward."""
+        return self.image.shape[0]
+
 
 def next_crop(
     image: RGB,
@@ -84,17 +89,20 @@ def next_crop(
         image: (H, W, 3).
         clicks: all clicks so far, in the image's pixels.
         previous: the prediction for all of them but the last, or in a cascade for all; None at the start.
-        size: S, the side of the network's input; the box is resized to it without regard to its aspect.
+        size: the side of the network's input; the box is resized to it without regard to its aspect. The
+            first look may have a smaller one, `config.first_look`.
         config: threshold and zoom.
-        last: an earlier crop of this image and size; of the same box, its pixels are taken, not made anew.
+        last: an earlier crop of this image; of the same box and side, its pixels are taken, not made anew.
     """
     height, width = image.shape[:2]
     box = None
     if previous and config.zoom and (len(clicks) > 1 or (config.zoom_first and previous.clicks)):
         box = zoom_box(previous.mask(config.threshold), clicks, previous.box, config)
+    elif config.first_look and _looks_closer(previous, config):
+        size = min(size, config.first_look)
     seen = box or Box(0, 0, height, width)
     prev_mask = resize(previous.probabilities[seen.slices()], size, size) if previous else None
-    is_same = last is not None and (last.box or Box(0, 0, height, width)) == seen
+    is_same = last is not None and last.side == size and (last.box or Box(0, 0, height, width)) == seen
     return Crop(
         image=last.image if last and is_same else resize(image[seen.slices()], size, size),
         prev_mask=prev_mask,
@@ -111,8 +119,12 @@ def forwards_of_click(previous: Prediction | None, config: EvalConfig) -> int:
         config: cascade, and whether the first click is looked at more closely. The protocol of the field
             zooms in from the second click on; the closer look at the first is ours.
     """
-    is_first = previous is None or not previous.clicks
-    return 1 + config.cascade + (config.zoom and config.zoom_first and is_first)
+    return 1 + config.cascade + _looks_closer(previous, config)
+
+
+def _looks_closer(previous: Prediction | None, config: EvalConfig) -> bool:
+    """Whether the next click is looked at more closely after a first look."""
+    return config.zoom and config.zoom_first and (previous is None or not previous.clicks)
 
 
 def paste(
@@ -143,7 +155,7 @@ def forward(model: MST, crops: Sequence[Crop], *, flip: bool = False) -> list[Pr
 
     Args:
         model: the network.
-        crops: what it reads.
+        crops: what it reads, all of one side.
         flip: whether to run it on the mirrored crops too, in the same batch, and take the mean.
 
     Returns:
@@ -153,7 +165,7 @@ def forward(model: MST, crops: Sequence[Crop], *, flip: bool = False) -> list[Pr
         both = forward(model, [*crops, *map(_mirrored, crops)])
         pairs = zip(both[: len(crops)], both[len(crops) :], strict=True)
         return [np.asarray((one + mirrored[:, ::-1]) / 2, np.float32) for one, mirrored in pairs]
-    return list(to_probabilities(outputs(model, crops).logits, crops[0].image.shape[0]))
+    return list(to_probabilities(outputs(model, crops).logits, crops[0].side))
 
 
 @torch.inference_mode()
@@ -167,7 +179,7 @@ def outputs(model: MST, crops: Sequence[Crop], slots: int = 0) -> Output:
 
     Args:
         model: the network.
-        crops: what it reads.
+        crops: what it reads, all of one side.
         slots: least click rows of each sample, for inputs of one shape whatever the number of clicks.
 
     Returns:

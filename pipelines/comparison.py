@@ -23,7 +23,7 @@ from pipelines.data_sets import DataSet, read_data_set
 from pipelines.decision import Records
 from pipelines.evaluate import evaluate, made_by
 from pipelines.provenance import machine
-from pipelines.sharding import Protocol
+from pipelines.sharding import Precision, Protocol
 from pipelines.subjects import Subject, read_model
 
 
@@ -40,6 +40,8 @@ class Terms:
     resources: Resources
     keep: Path
     """Folder of all evaluations."""
+    precision: Precision = "fp32"
+    """Of the forwards."""
 
 
 class Evaluated(NamedTuple):
@@ -109,7 +111,7 @@ def evaluate_on(checkpoint: Path, terms: Terms) -> dict[str, Evaluated]:
     """
     subject = read_model(str(checkpoint), checkpoint)
     settings = subject.eval.model_copy(update={"max_clicks": terms.max_clicks})
-    protocol, found = Protocol(eval=settings), {}
+    protocol, found = Protocol(eval=settings, precision=terms.precision), {}
     for name, source in terms.data.items():
         data = read_data_set(f"{name}={source}", terms.max_objects)
         folder = terms.keep / _key(subject, data, protocol, terms.resources)

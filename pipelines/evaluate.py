@@ -16,6 +16,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import ray
 from rich.box import SIMPLE_HEAD
@@ -24,8 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as ShownTable
 
 from mst.command_line import count, natural, parse, run
+from mst.config import Config
 from mst.data.files import written_whole
 from mst.errors import DataError
+from mst.overrides import override
 from mst.records import write_records
 from mst.report import Evaluation, Pictured, Table, comparison_table, main_table, read_evaluations, write_page
 from mst.report.evaluation import DATA_SET, RECORDS, SKIPPED, SUBJECT
@@ -33,7 +36,7 @@ from pipelines.cluster import Resources, check_resources, connect
 from pipelines.data_sets import DataSet, read_data_set
 from pipelines.naming import check_names
 from pipelines.provenance import COMMIT, commit, machine, source_digest, versions
-from pipelines.sharding import Part, Parts, Protocol, evaluate_parts, number_of_parts
+from pipelines.sharding import Part, Parts, Precision, Protocol, evaluate_parts, number_of_parts
 from pipelines.storage import PROJECT
 from pipelines.subjects import PEER_NAMES, UNTRAINED, Subject, make_peers, read_model
 from pipelines.tracking import log_evaluation, tracking_uri
@@ -148,20 +151,28 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
 
 
 def protocol_of(arguments: argparse.Namespace, subject: Subject, objects: int) -> Protocol:
-    """Return the protocol of a subject's settings with what the command line changes."""
+    """Return the protocol of a subject's settings with what the command line changes.
+
+    Raises:
+        ConfigError: the first look does not fit the model's patches.
+    """
     settings = subject.eval.model_copy(
         update={
             "zoom": subject.eval.zoom and not arguments.no_zoom,
             "max_clicks": arguments.max_clicks or subject.eval.max_clicks,
             "zoom_first": (subject.eval.zoom_first if arguments.zoom_first is None else arguments.zoom_first),
+            "first_look": subject.eval.first_look if arguments.first_look is None else arguments.first_look,
             "cascade": subject.eval.cascade if arguments.cascade is None else arguments.cascade,
         }
     )
+    if subject.model:
+        override(Config(model=subject.model.config), {"eval.first_look": settings.first_look})
     # A batch is full only while objects wait for a seat: parts hold several batches.
     least = 1 if arguments.batch_size == 1 else 8 * arguments.batch_size
     return Protocol(
         eval=settings,
         flip=arguments.flip,
+        precision=arguments.precision,
         batch_size=arguments.batch_size,
         part_size=arguments.part_size or max(least, -(-objects // _PARTS)),
     )
@@ -214,6 +225,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="look at a first click twice, closer the second time (default: the model's)",
+    )
+    parser.add_argument(
+        "--first-look",
+        type=natural,
+        default=None,
+        metavar="PIXELS",
+        help="side of the first of two looks; 0: as large as all others (default: the model's)",
+    )
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default="fp32", help="of a model's forwards"
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
     parser.add_argument(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,6 +29,8 @@ from mst.predictor import Crop, forward
 from mst.records import read_records, write_records
 from pipelines.cluster import Resources
 
+Precision = Literal["fp32", "bf16"]
+
 _RETRIES = 3  # of a part whose actor dies
 _SKIPPED, _CLOSE = "skipped", "close_pixels"
 
@@ -40,6 +42,8 @@ class Protocol:
     eval: EvalConfig = field(default_factory=EvalConfig)
     flip: bool = False
     """Whether probabilities are the mean of the image's and its mirror's."""
+    precision: Precision = "fp32"
+    """Of a network's forwards; other methods have their own."""
     targets: tuple[float, ...] = TARGETS
     batch_size: int = 1
     part_size: int = 16
@@ -55,6 +59,7 @@ class Protocol:
         settings: dict[str, Any] = {
             **{f"eval.{name}": value for name, value in self.eval.model_dump().items()},
             "flip": self.flip,
+            "precision": self.precision,
             "targets": list(self.targets),
             "batch_size": self.batch_size,
             "part_size": self.part_size,
@@ -100,15 +105,16 @@ class Evaluator:
         self._method = method = self._method or self._ready(ray.get(shared[0]))
         samples, rules = SampleSet(loaders), (protocol.max_clicks, protocol.targets)
         if isinstance(method, MST):
-            records, close_pixels = evaluate_batched(
-                method,
-                samples,
-                protocol.eval,
-                *rules,
-                protocol.batch_size,
-                on_skipped=skipped.append,
-                flip=protocol.flip,
-            )
+            with torch.autocast(self._device, torch.bfloat16, enabled=protocol.precision == "bf16"):
+                records, close_pixels = evaluate_batched(
+                    method,
+                    samples,
+                    protocol.eval,
+                    *rules,
+                    protocol.batch_size,
+                    on_skipped=skipped.append,
+                    flip=protocol.flip,
+                )
             return number, Part(records, skipped, sum(close_pixels))
         return number, Part(evaluate(method, samples, *rules, on_skipped=skipped.append), skipped, 0)
 

@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 from upath import UPath
 
@@ -23,6 +24,7 @@ from pipelines import cluster
 from pipelines.cluster import Resources
 from pipelines.comparison import Evaluated, Terms, evaluate_on, named, records_of
 from pipelines.decision import compare
+from pipelines.sharding import Precision
 from pipelines.storage import PROJECT
 
 SHIPPED = PROJECT / "checkpoints" / "mst_small"
@@ -78,6 +80,9 @@ def main() -> None:
     parser.add_argument("--max-objects", type=count, help="of each data set, evenly spread")
     parser.add_argument("--max-clicks", type=count, default=20, help="for each object")
     parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default="fp32", help="of the forwards of both"
+    )
     arguments = parse(parser, None)
     terms = Terms(
         data=named(arguments.data, UPath(Path.cwd())),
@@ -85,6 +90,7 @@ def main() -> None:
         max_objects=arguments.max_objects,
         resources=Resources(num_workers=arguments.num_workers),
         keep=PROJECT / "out" / "evaluations",
+        precision=arguments.precision,
     )
     cluster.connect()
     ours, found = ship(arguments.checkpoint, arguments.out, terms)

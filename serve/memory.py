@@ -14,9 +14,11 @@ MALLOC_OF_MODEL = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """Environment of the process that holds the model, whose tensors have few sizes and leave no holes: what a
-forward gives back the next one takes. From the system it would take twice as long, in faults of pages."""
+forward gives back the next one takes, in huge pages. From the system it would take twice as long, in faults
+of pages; in small pages a tenth longer."""
 
 
 def give_back() -> None:

@@ -30,6 +30,10 @@ class _Call(NamedTuple):
     model: ServedModel
     crop: Crop
 
+    def shape(self) -> tuple[int, int]:
+        """What calls that share a forward have in common."""
+        return id(self.model), self.crop.side
+
 
 class Segmenter:
     """Answers crops with logits.
@@ -50,7 +54,7 @@ class Segmenter:
         self._used: dict[str, float] = {}  # when each was asked for last
         self._failed: dict[str, tuple[float, MSTError]] = {}
         self._lock = threading.Lock()  # one model is loaded at a time
-        self._batcher: Batcher[_Call, Answer] = Batcher(_run, settings.max_batch, lambda call: id(call.model))
+        self._batcher: Batcher[_Call, Answer] = Batcher(_run, settings.max_batch, _Call.shape)
         self._start(first)
         self._closed = threading.Event()
         self._follower = threading.Thread(target=self._follow, daemon=True)

@@ -251,4 +251,4 @@ class Sessions:
 
 def _paste(crop: Crop, answer: Answer, clicks: tuple[Click, ...], shape: tuple[int, int]) -> Prediction:
     logits = torch.tensor(answer.logits)[None, None]  # a copy: what comes from Ray cannot be written to
-    return paste(crop, to_probabilities(logits, crop.image.shape[0])[0], clicks, shape)
+    return paste(crop, to_probabilities(logits, crop.side)[0], clicks, shape)

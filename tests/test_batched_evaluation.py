@@ -7,6 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from mst.batched_evaluation import evaluate_batched
 from mst.checkpoint import load_model
@@ -48,9 +49,15 @@ def without_times(records: list[ObjectRecord]) -> list[ObjectRecord]:
     return [replace(each, seconds_model=(), seconds_total=()) for each in records]
 
 
-@pytest.mark.parametrize(("count", "flip", "cascade"), [(24, False, 0), (5, True, 1)])
-def test_a_batch_gives_the_records_of_one_by_one(model, count, flip, cascade):
-    config = CONFIG.model_copy(update={"cascade": cascade})
+@pytest.mark.parametrize(
+    ("count", "flip", "change"),
+    [(24, False, {}), (5, True, {"cascade": 1}), (9, False, {"zoom_first": True, "first_look": 24})],
+)
+def test_a_batch_gives_the_records_of_one_by_one(model, count, flip, change):
+    config = CONFIG.model_copy(update=change)
+    if config.first_look:
+        torch.manual_seed(0)
+        model = MST(TINY_MODEL.model_copy(update={"patch_sizes": (4,)}))
     announced: list[str] = []
     targets = (0.3,)  # random weights seldom do better
     found = evaluate_batched(

@@ -37,12 +37,19 @@ def test_an_unknown_setting_is_named_with_the_nearest(name, suggestion):
         ("model.patch_sizes", "8,8", "must all differ"),
         ("model.size", "huge", "known are tiny, small, base, large"),
         ("train.epochs", "x", "train.epochs.*integer"),
+        ("eval.first_look", "160", "first_look 160 is no multiple of 112"),
         ("train.batch_size", "7", "no multiple of batch_size 7"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_it(name, value, message):
     with pytest.raises(ConfigError, match=message):
         override(Config(), {name: value})
+
+
+def test_a_first_look_must_fit_only_where_it_is_the_smaller_one():
+    fitting = {"eval.first_look": 224, "model.image_size": 336, "model.patch_sizes": "8,28"}
+    assert override(Config(), fitting).eval.first_look == 224
+    assert override(Config(), {**fitting, "model.image_size": 112}).eval.first_look == 224
 
 
 def test_an_unknown_key_of_a_stored_config_is_an_error():

@@ -9,6 +9,9 @@ from pycocotools import mask as coco_mask
 from mst.checkpoint import load_model, save_checkpoint
 from mst.clicks import Click
 from mst.client import Client
+from mst.config import EvalConfig
+from mst.model import MST
+from mst.overrides import override
 from mst.predictor import Predictor, start_from
 from serve.settings import ServeSettings
 from tests.conftest import TINY_MODEL, listening, local_api, picture, png, random_mask
@@ -32,9 +35,12 @@ def decoded(reply) -> np.ndarray:
 
 
 def test_a_model_is_clicked_on_as_its_settings_say(checkpoint, tmp_path):
-    model, config = load_model(checkpoint)
-    patient = config.eval.model_copy(update={"zoom_first": True, "cascade": 1})
-    save_checkpoint(tmp_path / "patient", model.state_dict(), config.model_copy(update={"eval": patient}))
+    config = override(
+        load_model(checkpoint)[1],
+        {"model.patch_sizes": "4", "eval.zoom_first": True, "eval.first_look": 24, "eval.cascade": 1},
+    )
+    model, patient = MST(config.model), config.eval
+    save_checkpoint(tmp_path / "patient", model.state_dict(), config)
     settings = ServeSettings(
         model=str(tmp_path / "patient"), image_store=str(tmp_path / "images"), precision="fp32"
     )
@@ -43,7 +49,7 @@ def test_a_model_is_clicked_on_as_its_settings_say(checkpoint, tmp_path):
         for number in (2, 1):
             expected = Predictor(model, patient).open(picture())(clicks[:number])
             np.testing.assert_array_equal(client.segment(picture(), clicks[:number]).mask, expected)
-            assert (expected != Predictor(model, config.eval).open(picture())(clicks[:number])).any()
+            assert (expected != Predictor(model, EvalConfig()).open(picture())(clicks[:number])).any()
 
 
 def test_a_prior_mask_is_corrected_as_by_the_library(http, mask_url, predictor):

@@ -1,5 +1,7 @@
 """The model that answers crops: in batches, with its tokens, in bf16, and where it is none."""
 
+import asyncio
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from mst.clicks import Click
 from mst.config import Config
 from mst.errors import CheckpointError
 from mst.model import MST
-from mst.predictor import next_crop, to_probabilities
+from mst.predictor import forward, next_crop, outputs, to_probabilities
 from pipelines.cluster import free_port
-from serve.model import SLOTS, ServedModel
+from serve.model import SLOTS, Answer, ServedModel
 from serve.registry import fetch_model, is_registered, pin
+from serve.segmenter import Segmenter
 from serve.settings import ServeSettings
 from tests.conftest import TINY_MODEL, picture
 
@@ -68,6 +71,26 @@ def test_a_model_that_answers_no_numbers_is_refused(tmp_path, settings):
         ServedModel(settings.model_copy(update={"model": str(tmp_path / "broken")}))
 
 
+def test_crops_of_two_sides_are_answered_at_once_but_not_in_one_forward(settings, tmp_path):
+    torch.manual_seed(0)
+    config = Config(model=TINY_MODEL.model_copy(update={"patch_sizes": (4,)}))
+    save_checkpoint(tmp_path / "one", MST(config.model).state_dict(), config)
+    address = str(tmp_path / "one")
+    segmenter = Segmenter(settings.model_copy(update={"model": address}), address)
+    click = [Click(20, 30, True)]
+    asked = [next_crop(picture(), click, None, side, config.eval) for side in (56, 24, 56, 24, 56)]
+
+    async def ask() -> list[Answer]:
+        return await asyncio.gather(*(segmenter.predict(address, crop) for crop in asked))
+
+    answers = asyncio.run(ask())
+    model = load_model(tmp_path / "one")[0].eval()
+    for crop, answer in zip(asked, answers, strict=True):
+        probabilities = to_probabilities(torch.from_numpy(answer.logits)[None, None], crop.side)[0]
+        np.testing.assert_allclose(probabilities, forward(model, [crop])[0], atol=1e-5)
+    assert {each.batch for each in answers} == {2, 3}
+
+
 def test_bf16_is_close_and_is_not_fp32(settings, checkpoint):
     config = load_model(checkpoint)[1]
     exact, rough = (
@@ -78,6 +101,15 @@ def test_bf16_is_close_and_is_not_fp32(settings, checkpoint):
         to_probabilities(torch.from_numpy(each.logits)[None, None], 56) for each in (exact, rough)
     )
     assert 0 < np.abs(exact - rough).mean() < 0.1
+
+
+def test_bf16_is_what_autocast_makes_of_the_checkpoint(settings, checkpoint):
+    model, config = load_model(checkpoint)
+    crop = crops(1, config.eval)[0]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = outputs(model.eval(), [crop], SLOTS[0]).logits[0, 0].float().numpy()
+    served = ServedModel(settings.model_copy(update={"precision": "bf16"}))
+    np.testing.assert_array_equal(served.answer([crop])[0].logits, expected)
 
 
 def test_a_registry_without_a_champion_is_told_from_one_that_cannot_be_asked(registry, monkeypatch):

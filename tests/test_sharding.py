@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from upath import UPath
 
 from mst.batched_evaluation import evaluate_batched
@@ -17,6 +18,7 @@ from mst.config import Config, EvalConfig
 from mst.data.sources import SampleSet, read_samples
 from mst.errors import ConfigError
 from mst.evaluation import ObjectRecord
+from mst.model import MST
 from mst.peers import open_click_disks
 from mst.records import read_records
 from pipelines.cluster import Resources
@@ -24,6 +26,7 @@ from pipelines.data_sets import read_data_set
 from pipelines.evaluate import add_options, evaluate, protocol_of
 from pipelines.sharding import Parts, Protocol, evaluate_parts, number_of_parts
 from pipelines.subjects import Subject, read_model
+from tests.conftest import TINY_MODEL
 
 PROTOCOL = Protocol(eval=EvalConfig(max_clicks=2), batch_size=2, part_size=2)
 TWO = Resources(num_workers=2)
@@ -76,6 +79,15 @@ def test_two_actors_give_the_records_of_one_process_and_go_on_from_parts(
         run(replace(PROTOCOL, eval=PROTOCOL.eval.model_copy(update={"cascade": 1})))
 
 
+def test_an_evaluation_in_bf16_is_what_autocast_makes_of_one(cluster, checkpoint, source, alone, tmp_path):
+    rough = replace(PROTOCOL, precision="bf16")
+    data = read_data_set(source, OBJECTS)
+    found = evaluate(read_model(str(checkpoint), tmp_path), data, tmp_path, rough, TWO)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = evaluate_batched(load_model(checkpoint)[0], data.samples, PROTOCOL.eval, 2, batch_size=2)
+    assert without_times(found.records) == without_times(expected.records) != alone
+
+
 def test_a_killed_actor_loses_its_part_and_nothing_else(cluster, checkpoint, source, alone, tmp_path):
     samples = read_samples([source], UPath()).spread(OBJECTS)
     killed = tmp_path / "killed"
@@ -99,11 +111,19 @@ def test_the_command_line_changes_the_models_protocol():
     parser = argparse.ArgumentParser()
     add_options(parser)
     given = ["--model", "a", "--data", "coco:a.json", "grabcut:b", "--no-zoom", "--max-clicks", "5"]
-    arguments = parser.parse_args([*given, "--flip", "--cascade", "3", "--batch-size", "4"])
+    given_too = ["--flip", "--cascade", "3", "--batch-size", "4", "--first-look", "64", "--precision", "bf16"]
+    arguments = parser.parse_args([*given, *given_too])
     assert arguments.data == ["coco:a.json", "grabcut:b"]
     subject = Subject("a", open_click_disks, Config().eval, "a")
     assert protocol_of(arguments, subject, 7) == Protocol(
-        EvalConfig(zoom=False, max_clicks=5, cascade=3), flip=True, batch_size=4, part_size=32
+        EvalConfig(zoom=False, max_clicks=5, cascade=3, first_look=64),
+        flip=True,
+        precision="bf16",
+        batch_size=4,
+        part_size=32,
     )
+    model = replace(subject, method=MST(TINY_MODEL))
+    with pytest.raises(ConfigError, match="first_look 24 is no multiple of 56"):
+        protocol_of(parser.parse_args([*given, "--first-look", "24"]), model, 7)
     unchanged = protocol_of(parser.parse_args(given[:4]), subject, 201)
     assert unchanged == Protocol(Config().eval, batch_size=1, part_size=3)

@@ -10,10 +10,12 @@ from mst.errors import ConfigError, MSTError
 from mst.overrides import flatten, leaves, unknown_setting
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each setting to a parser."""
+def add_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Add an option for each setting to a parser, or for those whose names begin so."""
     settings = parser.add_argument_group("settings", "change the experiment's; the defaults are the paper's")
     for name, leaf in leaves(Config()):
+        if not name.startswith(prefix):
+            continue
         # A percent sign would be a format of argparse's own.
         text = f"{leaf.description} (default {leaf.default})".replace("%", "%%")
         settings.add_argument(f"--{name}", default=None, metavar="VALUE", help=text)
@@ -21,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def given(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the settings that a command line names, for `mst.overrides.override`."""
-    values = {name: getattr(arguments, name) for name in flatten(Config())}
+    values = {name: getattr(arguments, name, None) for name in flatten(Config())}
     return {name: value for name, value in values.items() if value is not None}
 
 

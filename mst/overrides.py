@@ -100,4 +100,5 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return unknown_setting(name, list(flatten(Config())))
     got = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
-    return f"setting '{name}': {error['msg'].removeprefix('Value error, ')}{got}"
+    said = error["msg"].removeprefix("Value error, ")
+    return f"setting '{name}': {said}{got}" if name else f"{said}{got}"  # without one it names several itself

@@ -3,21 +3,23 @@
     python pipelines/ship.py --checkpoint runs/mst_small_320/step_00000100 \\
         --data 'index:data/real/val?images=data/real' --max-objects 100 --max-clicks 10
 
-Weights are stored as fp16, which is what is measured; the training's state stays behind. Both models click on
-the same objects, and the new one must need fewer clicks to an IoU of 90 % by more than chance explains
-(the bootstrap interval of the paired difference). Exit status 3: it does not, and nothing was changed.
+Options such as `--eval.first_look 224` change how it is clicked on. Weights are stored as fp16, which is what
+is measured; the training's state stays behind. Both models click on the same objects, and the new one must
+need fewer clicks to an IoU of 90 % by more than chance explains (the bootstrap interval of the paired
+difference). Exit status 3: it does not, and nothing was changed.
 """
 
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
 from upath import UPath
 
 from mst.checkpoint import copy_for_use, load_model, save_checkpoint
-from mst.command_line import count, parse, run
+from mst.command_line import add_options, count, given, parse, run
 from mst.overrides import override
 from mst.statistics import Comparison
 from pipelines import cluster
@@ -32,24 +34,27 @@ NOT_BETTER = 3
 """Exit status."""
 
 
-def ship(checkpoint: Path, out: Path, terms: Terms) -> tuple[dict[str, Evaluated], Comparison | None]:
+def ship(
+    checkpoint: Path, out: Path, terms: Terms, changes: Mapping[str, str] | None = None
+) -> tuple[dict[str, Evaluated], Comparison | None]:
     """Put a checkpoint where the one that ships is, if it is better; Ray must be connected.
 
     Args:
         checkpoint: whole, with or without its training's state.
         out: the one that ships now; where there is none, any checkpoint is better.
         terms: what both are compared on.
+        changes: of its settings of clicks, `eval.*`, by name.
 
     Returns:
         What the new one did on each data set, and its NoC@90 less that of the old one, over all objects.
 
     Raises:
         CheckpointError: either is damaged.
-        MSTError: the data cannot be used.
+        MSTError: the data cannot be used, or a change is none that can be made.
     """
     with tempfile.TemporaryDirectory() as scratch:
         offered = Path(scratch) / checkpoint.name
-        in_half(checkpoint, offered)
+        in_half(checkpoint, offered, changes)
         ours = evaluate_on(offered, terms)
         found = None
         if out.exists():
@@ -60,13 +65,14 @@ def ship(checkpoint: Path, out: Path, terms: Terms) -> tuple[dict[str, Evaluated
     return ours, found
 
 
-def in_half(checkpoint: Path, out: Path) -> None:
+def in_half(checkpoint: Path, out: Path, changes: Mapping[str, str] | None = None) -> None:
     """Write a checkpoint for use with weights of fp16, which tells nothing of the folders of this machine."""
     model, config = load_model(checkpoint)
     weights = {name: tensor.half() for name, tensor in model.state_dict().items()}
     root = Path(config.data.root).name
     init = config.train.init and Path(config.train.init).name
-    save_checkpoint(out, weights, override(config, {"data.root": f"data/{root}", "train.init": init}))
+    merged = {"data.root": f"data/{root}", "train.init": init, **(changes or {})}
+    save_checkpoint(out, weights, override(config, merged))
 
 
 def main() -> None:
@@ -83,6 +89,7 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=get_args(Precision), default="fp32", help="of the forwards of both"
     )
+    add_options(parser, "eval.")
     arguments = parse(parser, None)
     terms = Terms(
         data=named(arguments.data, UPath(Path.cwd())),
@@ -93,7 +100,7 @@ def main() -> None:
         precision=arguments.precision,
     )
     cluster.connect()
-    ours, found = ship(arguments.checkpoint, arguments.out, terms)
+    ours, found = ship(arguments.checkpoint, arguments.out, terms, given(arguments))
     for name, each in ours.items():
         measures = each.evaluation.measures
         figures = "  ".join(f"{key} {measures[key]}" for key in ("noc85", "noc90", "iou_at_1"))

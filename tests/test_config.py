@@ -37,7 +37,7 @@ def test_an_unknown_setting_is_named_with_the_nearest(name, suggestion):
         ("model.patch_sizes", "8,8", "must all differ"),
         ("model.size", "huge", "known are tiny, small, base, large"),
         ("train.epochs", "x", "train.epochs.*integer"),
-        ("eval.first_look", "160", "first_look 160 is no multiple of 112"),
+        ("eval.first_look", "160", "^eval.first_look 160 is no multiple of 112"),
         ("train.batch_size", "7", "no multiple of batch_size 7"),
     ],
 )

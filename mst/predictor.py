@@ -72,7 +72,7 @@ class Crop:
     @property
     def side(self) -> int:
         """S, in pixels; crops of one side can share a forward."""
-        return self.image.shape[0]
+        return int(self.image.shape[0])
 
 
 def next_crop(

@@ -105,7 +105,7 @@ class Evaluator:
         self._method = method = self._method or self._ready(ray.get(shared[0]))
         samples, rules = SampleSet(loaders), (protocol.max_clicks, protocol.targets)
         if isinstance(method, MST):
-            with torch.autocast(self._device, torch.bfloat16, enabled=protocol.precision == "bf16"):
+            with self._precision():
                 records, close_pixels = evaluate_batched(
                     method,
                     samples,
@@ -123,8 +123,12 @@ class Evaluator:
             size = method.config.image_size
             method.eval().to(self._device)
             image, click = np.zeros((size, size, 3), np.uint8), Click(0, 0, is_positive=True)
-            forward(method, [Crop(image, None, (click,), None)])  # the first is slow
+            with self._precision():
+                forward(method, [Crop(image, None, (click,), None)])  # the first is slow
         return method
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device, torch.bfloat16, enabled=self._protocol.precision == "bf16")
 
 
 class Parts:

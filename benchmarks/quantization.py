@@ -23,18 +23,16 @@ from torch import nn
 from upath import UPath
 
 from benchmarks.harness import Row, report, row, seconds_side_by_side
-from benchmarks.tokens import PHOTOS
+from benchmarks.tokens import PHOTOS, needed
 from mst.checkpoint import load_model
 from mst.clicks import Click
 from mst.command_line import count, parse, run
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
 from mst.data.sources import read_samples
-from mst.evaluation import evaluate
 from mst.model import MST
-from mst.predictor import Predictor, forward, next_crop
+from mst.predictor import forward, next_crop
 from mst.statistics import paired_comparison
-from pipelines.decision import nocs
 from pipelines.storage import PROJECT
 
 REFERENCE = "fp32"
@@ -57,13 +55,6 @@ def with_int8(model: MST) -> MST:
     return quantized
 
 
-def needed(variant: Variant, config: EvalConfig, samples: Sequence[Sample], most: int) -> NDArray[np.float64]:
-    """NoC@90 of each object, (N,)."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=variant.is_bf16):
-        records = evaluate(Predictor(variant.model, config).open, samples, most)
-    return np.array(nocs(records, 0.9, most), np.float64)
-
-
 def one_forward(variant: Variant, image: NDArray[np.uint8]) -> None:
     """Answer a first click."""
     crop = next_crop(image, [Click(100, 100, True)], None, variant.model.config.image_size, EvalConfig())
@@ -84,10 +75,11 @@ def rows(
         yield row(f"{name}_forward_ms", 1000 * each, "ms")
     for name in list(variants)[1:]:
         yield row(f"{name}_over_{REFERENCE}", seconds[name] / seconds[REFERENCE])
-    reference = needed(variants.pop(REFERENCE), config, samples, most)
+    reference = needed(variants.pop(REFERENCE).model, config, samples, most, is_bf16=False)
     yield row(f"{REFERENCE}_noc90", float(reference.mean()), "clicks")
     for name, variant in variants.items():
-        found = paired_comparison(needed(variant, config, samples, most), reference)
+        clicks = needed(variant.model, config, samples, most, is_bf16=variant.is_bf16)
+        found = paired_comparison(clicks, reference)
         yield row(f"{name}_noc90_less_{REFERENCE}", found.mean_difference, "clicks")
         yield row(f"{name}_noc90_less_{REFERENCE}_low", found.low, "clicks")
         yield row(f"{name}_noc90_less_{REFERENCE}_high", found.high, "clicks")

@@ -86,9 +86,11 @@ def look(model: MST, sample: Sample) -> Seen:
     return Seen(lifts, stage.selections[int(stage.chosen[0])].patch_size, lengths[-1])
 
 
-def needed(model: MST, config: EvalConfig, samples: Sequence[Sample], max_clicks: int) -> NDArray[np.float64]:
+def needed(
+    model: MST, config: EvalConfig, samples: Sequence[Sample], max_clicks: int, *, is_bf16: bool = True
+) -> NDArray[np.float64]:
     """NoC@90 of each object, (N,)."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
         records = evaluate(Predictor(model, config).open, samples, max_clicks)
     return np.array(nocs(records, 0.9, max_clicks), np.float64)
 

@@ -325,6 +325,10 @@ class EvalConfig(Settings):
     cascade: Natural = 0
     """Forwards beyond the first for each click, with the same clicks and the new previous mask (cf-n)."""
 
+    def first_side(self, size: int) -> int:
+        """Return the side in pixels of the first of two looks of a network whose input has side `size`."""
+        return min(size, self.first_look or size)
+
 
 class Config(Settings):
     """Everything that determines an experiment."""
@@ -341,9 +345,9 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _first_look_fits(self) -> Self:
-        model, side = self.model, min(self.eval.first_look, self.model.image_size)
+        model, side = self.model, self.eval.first_side(self.model.image_size)
         fitting = lcm(model.patch_size * max(1, model.window), *model.patch_sizes)
-        if side % fitting:
+        if side < model.image_size and side % fitting:
             raise ValueError(
                 f"eval.first_look {side} is no multiple of {fitting}, as the model's patches and windows ask"
             )

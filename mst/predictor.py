@@ -98,8 +98,8 @@ def next_crop(
     box = None
     if previous and config.zoom and (len(clicks) > 1 or (config.zoom_first and previous.clicks)):
         box = zoom_box(previous.mask(config.threshold), clicks, previous.box, config)
-    elif config.first_look and _looks_closer(previous, config):
-        size = min(size, config.first_look)
+    elif _looks_closer(previous, config):
+        size = config.first_side(size)
     seen = box or Box(0, 0, height, width)
     prev_mask = resize(previous.probabilities[seen.slices()], size, size) if previous else None
     is_same = last is not None and last.side == size and (last.box or Box(0, 0, height, width)) == seen

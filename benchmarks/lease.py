@@ -1,11 +1,12 @@
 """What a GPU that is lent for minutes, without a network, is given, does and gives back: `benchmarks.gpu`.
 
 data/gpu/photos     a data root (`mst.data.compact`) of photos of at most 512 px
-data/gpu/wheels     what of our dependencies such a machine lacks
+data/gpu/site       what of our dependencies such a machine lacks
 data/gpu/weights    the last checkpoint's weights, in fp16
 """
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,16 +23,20 @@ from mst.checkpoint import load_model, save_checkpoint, verify
 from mst.config import Config
 from mst.data.compact import compact
 from mst.data.sampler import Shard
+from mst.data.sources import SampleSet
+from mst.data.training_set import TrainingSet
 from mst.errors import CheckpointError, DataError
 from mst.evaluation import Summary
-from mst.model.flops import forward_flops, peak_flops
+from mst.model.flops import peak_flops
+from mst.overrides import override
 from mst.training import EpochReport, StepReport, TrainingState, fit
-from mst.training.loop import validate
+from mst.training.loop import validate, validation_score
 from mst.training.resume import read_data, start
-from mst.training.step import passes
+from mst.training.sides import flops_by_side
+from mst.training.step import flops_of_step
 
 PACK = Path("data/gpu")
-PHOTOS, WHEELS, WEIGHTS = PACK / "photos", PACK / "wheels", PACK / "weights"
+PHOTOS, SITE, WEIGHTS = PACK / "photos", PACK / "site", PACK / "weights"
 TRAINED = OUT.parent / "gpu_training"
 
 HOLD_OUT = "coco:coco/annotations/instances_val2017.json"
@@ -49,8 +54,10 @@ MISSING = (
 MOST_CARRIED = 56 * 2**20  # bytes for one call, beside the project itself
 PART = 15 * 2**20  # bytes of a file that is given back
 _TAR, _CURVE = "checkpoint.tar", "curve.jsonl"
-_SAVE_EVERY = 120.0  # seconds
-_WARM_UP = 20  # steps that are slower than the rest
+_SAVE_EVERY = 170.0  # seconds
+_WARM_UP = 60  # steps that are slower than the rest, some of which compile
+_MEASURED = 260  # steps after which the pace is known
+_SPARE = 0.06  # of the time, for validations
 
 
 def pack(data: Path, checkpoint: Path, folder: Path = PACK, python: str = "3.12") -> Iterator[Row]:
@@ -60,40 +67,44 @@ def pack(data: Path, checkpoint: Path, folder: Path = PACK, python: str = "3.12"
         data: the folder of `coco/`, `lvis/` and `bsds/`.
         checkpoint: whose weights training goes on from; these are packed anew.
         folder: to write.
-        python: version that the wheels are for.
+        python: version that the packages are for.
 
     Raises:
         DataError, CheckpointError: the data or the checkpoint cannot be read, or a part is too large.
     """
-    photos, wheels, weights = (folder / each.name for each in (PHOTOS, WHEELS, WEIGHTS))
+    photos, site, weights = (folder / each.name for each in (PHOTOS, SITE, WEIGHTS))
     if not photos.exists():
-        compact(SOURCES, HOLD_OUT, UPath(data), photos, side=512, quality=65)
-    if not wheels.exists():
-        _download(wheels, python)
+        compact(SOURCES, HOLD_OUT, UPath(data), photos, side=608, quality=65)
+    if not site.exists():
+        _install(site, python)
     model, config = load_model(checkpoint)
     save_checkpoint(weights, _halved(model.state_dict()), config)
-    for name, paths in (("photos_and_wheels", (photos, wheels)), ("weights", (weights,))):
+    for name, paths in (("photos_and_packages", (photos, site)), ("weights", (weights,))):
         size = sum(each.stat().st_size for path in paths for each in path.rglob("*") if each.is_file())
         yield row(f"{name}_carried", size / 2**20, "MiB", at_most=MOST_CARRIED / 2**20)
         if size > MOST_CARRIED:
             raise DataError(f"{folder}: {name} are too large for one call; lower quality or side in `pack`")
 
 
-def _download(wheels: Path, python: str) -> None:
+def _install(site: Path, python: str) -> None:
     platforms = [f"manylinux{each}_x86_64" for each in ("1", "2014", "_2_17", "_2_27", "_2_28")]
     options = [word for each in platforms for word in ("--platform", each)]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command = [
+        sys.executable,
+        *["-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--only-binary=:all:"],
+    ]
     command += ["--python-version", python, "--implementation", "cp", *options, "-c", "constraints.txt"]
-    subprocess.run([*command, "-d", str(wheels), *MISSING], check=True)
+    subprocess.run([*command, "--target", str(site), *MISSING], check=True)
+    shutil.rmtree(site / "botocore" / "data")  # of AWS's services; its exceptions are what is needed
 
 
 def train(
     config: Config, device: torch.device, seconds: float, out: Path, trained: Path = TRAINED
 ) -> Iterator[Row]:
-    """Train for so long, validate, and yield what that came to.
+    """Train for so long, validate now and then, give the best weights back, and yield what that came to.
 
     Args:
-        config: of the experiment; its schedule ends with its own last step, if that comes sooner.
+        config: of the experiment; its length is what fits the time.
         device: to train on.
         seconds: after which no step is begun.
         out: folder for the parts of the checkpoint, which `join` puts together.
@@ -102,29 +113,68 @@ def train(
     Raises:
         MSTError: as `read_data`, `start` and `fit` say.
     """
-    begun = time.monotonic()
+    begun = saved = time.monotonic()
     training_set, samples = read_data(config)
     state, origin = start(config, None, device)
     print(f"{len(training_set)} images, {len(samples)} validation objects; weights: {origin}", flush=True)
     trained.mkdir(parents=True, exist_ok=True)
     steps: list[StepReport] = []
-    summary, saved = None, begun
+    best: Summary | None = None
     with (trained / _CURVE).open("w") as curve:
-        for report in fit(config, state, training_set, samples, Shard()):
+        for report in _fit(config, state, training_set, samples, begun + seconds):
             if isinstance(report, EpochReport):
-                summary = report.summary if state.is_finished(config) else None
+                best = _keep_better(report.summary, best, state, config, trained, out)
                 continue
             steps.append(report)
             print(json.dumps({"step": report.step, **report.metrics}), file=curve, flush=True)
-            if time.monotonic() - begun > seconds:
-                break
-            if time.monotonic() - saved > _SAVE_EVERY:
-                give_back(state, config, {}, trained, out)
+            is_over = time.monotonic() - begun > seconds
+            if is_over or time.monotonic() - saved > _SAVE_EVERY:
+                found = validate(state, samples, config, Shard())
+                best = _keep_better(found, best, state, config, trained, out)
                 saved = time.monotonic()
-    give_back(state, config, {}, trained, out)  # before a validation, which may take too long
-    summary = summary or validate(state, samples, config, Shard())
-    give_back(state, config, summary.metrics(), trained, out)
-    yield from _figures(config, state, steps, summary)
+            if is_over:
+                break
+    assert best is not None
+    yield from _figures(config, state, steps, best)
+
+
+def _fit(
+    config: Config, state: TrainingState, training_set: TrainingSet, samples: SampleSet, deadline: float
+) -> Iterator[StepReport | EpochReport]:
+    """Train, once the pace is known, for as many steps as there is time for; the last ones learn least."""
+    steps: list[StepReport] = []
+    reports = fit(config, state, training_set, samples, Shard())
+    for report in reports:
+        yield report
+        steps += [report] if isinstance(report, StepReport) else []
+        if len(steps) == _MEASURED:
+            break
+    reports.close()  # and with it the loader's processes
+    if not state.is_finished(config):
+        longer = fitting(config, steps, deadline - time.monotonic())
+        yield from fit(longer, state, training_set, samples, Shard())
+
+
+def fitting(config: Config, steps: Sequence[StepReport], seconds: float) -> Config:
+    """Return the experiment with its length: the steps so far, and those that there are seconds for."""
+    pace = statistics.mean(
+        config.train.batch_size / each.metrics["images_per_second"] for each in steps[_WARM_UP:]
+    )
+    more = max(1, int((1 - _SPARE) * seconds / pace))
+    samples = (len(steps) + more) * config.train.batch_size
+    return override(config, {"train.epochs": 1, "train.samples_per_epoch": samples})
+
+
+def _keep_better(
+    found: Summary, best: Summary | None, state: TrainingState, config: Config, trained: Path, out: Path
+) -> Summary:
+    """Give the weights back if they are the best so far, and return the summary of those that are."""
+    score = validation_score(found, config)
+    print(json.dumps({"step": state.step, "score": score, **found.metrics()}), flush=True)
+    if best is not None and score < validation_score(best, config):
+        return best
+    give_back(state, config, found.metrics(), trained, out)
+    return found
 
 
 def give_back(
@@ -181,7 +231,8 @@ def _figures(
     yield row("training_data_wait_share", statistics.mean(waits), "")
     peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     if peak:
-        forwards = sum(passes(each.step, config) for each in warm)
-        yield row("training_mfu", forwards * size * forward_flops(state.model) / seconds / peak, "")
+        by_side = flops_by_side(state.model, config)
+        flops = size * sum(flops_of_step(each.step, config, by_side) for each in warm)
+        yield row("training_mfu", flops / seconds / peak, "")
     for name, value in summary.metrics().items():
         yield row(f"val_{name}", value, "")

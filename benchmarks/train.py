@@ -25,11 +25,12 @@ from benchmarks.harness import Row, report, row
 from mst.config import Config
 from mst.data.sampler import Shard
 from mst.data.synthetic import write_data_set
-from mst.model.flops import forward_flops, peak_flops
+from mst.model.flops import peak_flops
 from mst.overrides import override
 from mst.training import StepReport, TrainingState, fit, new_state
 from mst.training.resume import read_data
-from mst.training.step import passes
+from mst.training.sides import flops_by_side
+from mst.training.step import flops_of_step
 from pipelines.cluster import Resources, connect
 from pipelines.train import train_driver
 
@@ -133,13 +134,13 @@ def on_gpu(config: Config) -> Iterator[Row]:
     settings = {"train.precision": "bf16", "train.compile": True, "data.loader_workers": 12}
     config = override(config, settings)
     state, _ = new_state(config, torch.device("cuda"))
-    flops, peak = forward_flops(state.model), peak_flops(torch.cuda.get_device_name())
+    by_side, peak = flops_by_side(state.model, config), peak_flops(torch.cuda.get_device_name())
     done = list(steps_of(config, state))[config.train.steps // 2 :]
     seconds = sum(config.train.batch_size / each.metrics["images_per_second"] for each in done)
-    forwards = sum(passes(each.step, config) for each in done)
     yield row("train_gpu", len(done) * config.train.batch_size / seconds, "img/s")
     if peak:
-        yield row("train_gpu_mfu", forwards * config.train.batch_size * flops / seconds / peak, "")
+        flops = config.train.batch_size * sum(flops_of_step(each.step, config, by_side) for each in done)
+        yield row("train_gpu_mfu", flops / seconds / peak, "")
     yield row(
         "train_gpu_data_wait_share", statistics.mean(each.metrics["data_wait_share"] for each in done), ""
     )

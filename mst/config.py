@@ -256,6 +256,10 @@ class TrainConfig(Settings):
 
     With a number, the steps of a run are the same for any number of workers up to it.
     """
+    sides: tuple[Count, ...] = ()
+    """Sides in pixels of the network's input, of which each step draws one; a side given twice is drawn twice
+    as often. Empty for `model.image_size` alone, which none may exceed.
+    """
     log_every: Count = 20
     """Steps between two points of the logged curves."""
     checkpoint_every: Natural = 0
@@ -344,11 +348,15 @@ class Config(Settings):
     eval: EvalConfig = EvalConfig()
 
     @model_validator(mode="after")
-    def _first_look_fits(self) -> Self:
-        model, side = self.model, self.eval.first_side(self.model.image_size)
+    def _smaller_inputs_fit(self) -> Self:
+        model, first = self.model, self.eval.first_side(self.model.image_size)
         fitting = lcm(model.patch_size * max(1, model.window), *model.patch_sizes)
-        if side < model.image_size and side % fitting:
-            raise ValueError(
-                f"eval.first_look {side} is no multiple of {fitting}, as the model's patches and windows ask"
-            )
+        named = [("eval.first_look", first), *(("train.sides", side) for side in self.train.sides)]
+        for name, side in named:
+            if side > model.image_size:
+                raise ValueError(f"{name} {side} is larger than image_size {model.image_size}")
+            if side < model.image_size and side % fitting:
+                raise ValueError(
+                    f"{name} {side} is no multiple of {fitting}, as the model's patches and windows ask"
+                )
         return self

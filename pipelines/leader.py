@@ -14,10 +14,11 @@ from mst.data.images import RGB
 from mst.data.sampler import SampleKey, Shard
 from mst.data.training_set import Batch, TrainingSet
 from mst.model import MST
-from mst.model.flops import forward_flops, peak_flops
+from mst.model.flops import peak_flops
 from mst.pictures import training_sheet
 from mst.training import EpochReport, StepReport, TrainingState, simulate_clicks
-from mst.training.step import autocast, passes
+from mst.training.sides import flops_by_side
+from mst.training.step import autocast, flops_of_step
 from pipelines.progress import Smoothed, post
 from pipelines.tracking import TrackedRun
 
@@ -48,7 +49,7 @@ class Leader:
         self._tracked, self._board, self._config = tracked, board, config
         self._training_set, self._shard = training_set, shard
         self._smoothed = Smoothed()
-        self._flops: int | None = None
+        self._flops: dict[int, int] = {}
 
     def note(self, text: str) -> None:
         """Show a line above the bar."""
@@ -77,8 +78,9 @@ class Leader:
         """The memory that the first GPU's worker took at most, and how much of the cards' peak is used."""
         figures = {"gpu_memory_gib": torch.cuda.max_memory_allocated() / 2**30}
         if peak := peak_flops(torch.cuda.get_device_name()):
-            self._flops = self._flops or forward_flops(model)
-            done = report.metrics["images_per_second"] * passes(report.step, self._config) * self._flops
+            self._flops = self._flops or flops_by_side(model, self._config)
+            flops = flops_of_step(report.step, self._config, self._flops)
+            done = report.metrics["images_per_second"] * flops
             figures["mfu"] = done / (peak * self._shard.world_size)
         return figures
 

@@ -9,12 +9,13 @@ from upath import UPath
 
 from benchmarks.gpu import until
 from benchmarks.harness import row
-from benchmarks.lease import PART, join, train
+from benchmarks.lease import PART, fitting, join, train
 from mst.checkpoint import load_model, save_checkpoint
 from mst.data.compact import compact
 from mst.errors import CheckpointError
 from mst.model import MST
 from mst.overrides import override
+from mst.training import StepReport
 
 CPU = torch.device("cpu")
 
@@ -58,6 +59,27 @@ def test_training_stops_by_the_clock_and_gives_its_weights_back(lent, tmp_path):
     )
     again = override(lent, {"train.init": str(checkpoint)})
     assert list(train(again, CPU, 0, tmp_path / "back2", tmp_path / "out2"))
+
+
+def test_a_training_is_as_long_as_there_is_time(lent):
+    size = lent.train.batch_size
+    compiling = [StepReport(0, step, 9, {"images_per_second": size / 30}, False) for step in range(60)]
+    steady = [StepReport(0, step, 9, {"images_per_second": size / 2}, False) for step in range(60, 70)]
+    longer = fitting(lent, [*compiling, *steady], 1000)
+    assert longer.train.steps == 70 + 470  # of two seconds each, and a part for validations
+    assert longer.train.epochs == 1
+    assert fitting(lent, [*compiling, *steady], -5).train.steps == 71
+
+
+def test_training_goes_on_at_its_length(lent, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.lease._MEASURED", 2)
+    monkeypatch.setattr("benchmarks.lease.fitting", lambda *_: override(lent, {"train.epochs": 3}))
+    lent = override(lent, {"optim.schedule": "cosine"})
+    assert list(train(lent, CPU, 600, tmp_path / "back", tmp_path / "out"))
+    curve = [json.loads(line) for line in (tmp_path / "out" / "curve.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in curve] == list(range(3 * lent.train.steps_per_epoch))
+    assert curve[1]["lr"] > 0.9 * lent.optim.lr  # of a thousand epochs
+    assert curve[-1]["lr"] < 0.3 * lent.optim.lr  # of three
 
 
 def test_parts_that_are_missing_are_noticed(lent, tmp_path, monkeypatch):

@@ -48,17 +48,18 @@ def peak_flops(device_name: str) -> float | None:
     return PEAK_FLOPS.get(device_name)
 
 
-def forward_flops(model: MST, batch: int = 1) -> int:
+def forward_flops(model: MST, batch: int = 1, side: int | None = None) -> int:
     """Count the floating point operations of a forward: two for each multiply-add of matrices.
 
     Norms, activations and resizing are not counted, as is usual. What runs is not the model but its twin of
     shapes without values: nothing changes in the model, on its device or in torch's random numbers.
 
     Args:
-        model: its `config.image_size` is the side of the image.
+        model: the network.
         batch: B, images at once, with one click each.
+        side: of the image in pixels; the model's `config.image_size` where none is given.
     """
-    side = model.config.image_size
+    side = side or model.config.image_size
     with torch.device("meta"):
         twin = MST(model.config)
         image, prev_mask = torch.zeros(batch, IMAGE_CHANNELS, side, side), torch.zeros(batch, 1, side, side)

@@ -79,16 +79,23 @@ def _squared_by_batch(regions: Tensor) -> Tensor:
     column = torch.minimum(_rows_below_outside(regions), _rows_below_outside(regions.flip(-2)).flip(-2)) ** 2
     cols = torch.arange(width, dtype=torch.int32, device=regions.device)
     to_border = torch.minimum(cols + 1, width - cols) ** 2
-    squared = torch.minimum(column, to_border)
+    squared = torch.minimum(column, to_border).flatten(0, 1)  # (B * R, H, W)
+    column = column.flatten(0, 1)
     # No pixel is farther from the image's border than `reach`.
     reach = (min(height, width) + 1) // 2
-    for k in range(1, reach):
-        if k % _STEPS_BETWEEN_LOOKS == 0 and k**2 >= squared.max():
-            break
-        raised = column + k**2
-        for here, there in ((squared[..., k:], raised[..., :-k]), (squared[..., :-k], raised[..., k:])):
-            torch.minimum(here, there, out=here)
-    return squared
+    deep: slice | Tensor = slice(None)
+    for first in range(0, reach, _STEPS_BETWEEN_LOOKS):
+        if first:  # most regions are shallow: what lies so far away can change the others alone
+            deep = (squared.amax((-2, -1)) > first**2).nonzero()[:, 0]
+            if not len(deep):
+                break
+        nearest, columns = squared[deep], column[deep]
+        for k in range(max(1, first), min(first + _STEPS_BETWEEN_LOOKS, reach)):
+            raised = columns + k**2
+            for here, there in ((nearest[..., k:], raised[..., :-k]), (nearest[..., :-k], raised[..., k:])):
+                torch.minimum(here, there, out=here)
+        squared[deep] = nearest
+    return squared.view(regions.shape)
 
 
 def _rows_below_outside(regions: Tensor) -> Tensor:

@@ -97,6 +97,6 @@ def new_state(config: Config, device: torch.device) -> tuple[TrainingState, str]
     model.recompute = config.train.recompute
     average = copy.deepcopy(model.state_dict()) if config.optim.ema else None
     if config.train.compile:
-        model.compile()
+        model.compile(dynamic=False)  # a graph for each of `train.sides`
     scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
     return TrainingState(model, build_optimizer(model, config.optim), scaler, average), origin

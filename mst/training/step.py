@@ -16,6 +16,7 @@ from mst.losses import total_loss
 from mst.model import MST
 from mst.model.mst import Output
 from mst.training.clicks import next_clicks
+from mst.training.sides import reduced, side_of_step
 from mst.training.state import TrainingState
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,7 +49,8 @@ def train_step(
     for number, batch in parts.items():
         with _without_sync(network, more=len(figures) + 1 < len(parts)):
             _seed_dropout(config.seed, state.step, number)
-            figures.append(_learn(network, state, batch.to(state.model.mean.device), weight, config))
+            mine = reduced(batch.to(state.model.mean.device), side_of_step(state.step, config))
+            figures.append(_learn(network, state, mine, weight, config))
     state.scaler.unscale_(state.optimizer)
     gradients = [each.grad for each in state.model.parameters() if each.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
@@ -133,9 +135,16 @@ def iterations(step: int, config: Config) -> int:
     return int(np.random.default_rng((config.seed, step)).integers(config.clicks.max_iterations + 1))
 
 
-def passes(step: int, config: Config) -> int:
-    """How many forwards a step costs: its own, two for its backward, and one for each added click."""
-    return 3 + iterations(step, config)
+def flops_of_step(step: int, config: Config, forward: Mapping[int, int]) -> int:
+    """Count the operations that an image of a step costs.
+
+    Args:
+        step: from 0.
+        config: of the experiment.
+        forward: what a forward costs at each side (`mst.training.sides.flops_by_side`). A step costs its own,
+            two for its backward, and one for each added click.
+    """
+    return (3 + iterations(step, config)) * forward[side_of_step(step, config)]
 
 
 def _mean_iou(logits: Tensor, mask: Tensor) -> Tensor:

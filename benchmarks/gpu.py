@@ -7,17 +7,20 @@ On a GPU that is lent for some minutes at a time, without a network, and is give
 
     python -m benchmarks.gpu pack --weights runs/mst_small_224/step_...   # here: fills data/gpu/
     python -m benchmarks.gpu bench                  # there, first call: carries data/gpu/photos and site
-    python -m benchmarks.gpu train --minutes 7 --out $OUT   # second: carries data/gpu/weights
-    python -m benchmarks.gpu train --minutes 7 --out $OUT --train.init out/gpu_training/checkpoint
+    python -m benchmarks.gpu train --minutes 8 --out $OUT   # second: carries data/gpu/weights
+    python -m benchmarks.gpu train --minutes 8 --out $OUT --train.init out/gpu_training/checkpoint
     python -m benchmarks.gpu join FOLDER --out runs/mst_small_gpu   # here: what came back is a checkpoint
 
 Each call there begins by naming the place of the packages that such a machine lacks:
 
     export PYTHONPATH=data/gpu/site
 
-Training validates every two minutes, gives the best weights back, and stops by the clock or, with a learning
-rate that fell to zero, when so many samples are seen; it is `mst_small` at 448 and below, and takes any
-setting as an option. Figures are in out/bench/, as those of all benchmarks: `cp out/bench/*.json $OUT`.
+What is in checkpoints/ travels with the project, and counts: the weights that ship must be out of the way
+while photos and packages travel, and need no packing (`--train.init checkpoints/mst_small`).
+
+Training is as long as there is time for, so that its learning rate has fallen when that is over. It validates
+every three minutes and gives the best weights back; it is `mst_small` at 448 and 224, and takes any setting
+as an option. Figures are in out/bench/, as those of all benchmarks: `cp out/bench/*.json $OUT`.
 
 `bench` measures MST-base at 448 in bf16, compiled. MFU is the share of the card's peak in dense bf16 that the
 network's own multiply-adds make up, a training image counting three times a forward.

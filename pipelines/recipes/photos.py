@@ -85,8 +85,8 @@ def mst_small() -> Config:
         --model.image_size 320 --data.min_area 0.002 --train.init runs/mst_small_224/step_… \\
         --train.epochs 2 --optim.schedule cosine
 
-    Expect NoC@85/90 of 1.8/2.1 on GrabCut after some three hours and a half on two to four cores; eight minutes
-    of `python -m benchmarks.gpu train` on an H200, at 448 px, make 1.3/1.3 of that.
+    Expect NoC@85/90 of 1.8/2.1 on GrabCut after some three hours and a half on two to four cores, and 1.3/1.3
+    after eight minutes more of `python -m benchmarks.gpu train` on an H200, at 448 px.
 
     Wholes rather than parts, and first clicks where an evaluation's fall: most of what 401 of the photos have
     as objects are parts of larger ones, and a model that saw all of them alike answers a click with a part.

@@ -153,7 +153,6 @@ def experiment(arguments: argparse.Namespace) -> Config:
         "train.samples_per_epoch": 640_000,  # more than there is time for
         "train.sides": [224, 448, 448, 448],
         "train.val_objects": 150,
-        "train.compile": False,  # takes more minutes than it gives back
     }
     return override(override(build_recipe("mst_small"), on_gpu), given(arguments))
 

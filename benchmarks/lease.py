@@ -1,6 +1,6 @@
 """What a GPU that is lent for minutes, without a network, is given, does and gives back: `benchmarks.gpu`.
 
-data/gpu/photos     a data root (`mst.data.compact`) of photos of at most 512 px
+data/gpu/photos     a data root (`mst.data.compact`) of photos of at most 608 px
 data/gpu/site       what of our dependencies such a machine lacks
 data/gpu/weights    the last checkpoint's weights, in fp16
 """
@@ -89,11 +89,17 @@ def pack(data: Path, checkpoint: Path, folder: Path = PACK, python: str = "3.12"
 def _install(site: Path, python: str) -> None:
     platforms = [f"manylinux{each}_x86_64" for each in ("1", "2014", "_2_17", "_2_27", "_2_28")]
     options = [word for each in platforms for word in ("--platform", each)]
-    command = [
-        sys.executable,
-        *["-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--only-binary=:all:"],
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps"]
+    command += [
+        "--only-binary=:all:",
+        "--python-version",
+        python,
+        "--implementation",
+        "cp",
+        *options,
+        "-c",
+        "constraints.txt",
     ]
-    command += ["--python-version", python, "--implementation", "cp", *options, "-c", "constraints.txt"]
     subprocess.run([*command, "--target", str(site), *MISSING], check=True)
     shutil.rmtree(site / "botocore" / "data")  # of AWS's services; its exceptions are what is needed
 

@@ -143,18 +143,15 @@ class _Counting(httpx.HTTPTransport):
         return reply
 
 
-def annotate(annotators: list[Annotator], meanwhile: Callable[[], object]) -> float:
-    """Let them click while something is done; return the seconds that it took."""
-    start = time.perf_counter()
+def annotate(annotators: list[Annotator], meanwhile: Callable[[], object]) -> None:
+    """Let them click while something is done, and to the end those that are under way then."""
     for each in annotators:
         each.start()
     meanwhile()
-    seconds = time.perf_counter() - start
     for each in annotators:
         each.done.set()
     for each in annotators:
         each.join()
-    return seconds
 
 
 def wait_for(holds: Callable[[], bool], seconds: float) -> float:

@@ -323,15 +323,19 @@ class EvalConfig(Settings):
     """Smallest side in pixels of the crop."""
     zoom_first: bool = False
     """Whether the first click is answered twice, on the whole image and then closer on what that found."""
-    first_look: Natural = 0
-    """Largest side in pixels of the network's input in the first of these two looks, which has only to find
-    the object: a smaller one takes less time. 0 for the network's own."""
+    zoom_sides: tuple[Count, ...] = ()
+    """Sides in pixels of the network's input for crops of few pixels, beside its own: the smallest is taken
+    that is no smaller than the crop's longer side. A crop that is enlarged further shows nothing new."""
     cascade: Natural = 0
     """Forwards beyond the first for each click, with the same clicks and the new previous mask (cf-n)."""
 
-    def first_side(self, size: int) -> int:
-        """Return the side in pixels of the first of two looks of a network whose input has side `size`."""
-        return min(size, self.first_look or size)
+    def smaller_sides(self, size: int) -> tuple[int, ...]:
+        """Return those of `zoom_sides` that are smaller than the network's own side `size`, ascending."""
+        return tuple(sorted(side for side in self.zoom_sides if side < size)) if self.zoom else ()
+
+    def side_for(self, longer: int, size: int) -> int:
+        """Return the side that a crop is brought to whose longer side has `longer` pixels."""
+        return next((side for side in self.smaller_sides(size) if side >= longer), size)
 
 
 class Config(Settings):
@@ -349,9 +353,10 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _smaller_inputs_fit(self) -> Self:
-        model, first = self.model, self.eval.first_side(self.model.image_size)
+        model, zoomed = self.model, self.eval.smaller_sides(self.model.image_size)
         fitting = lcm(model.patch_size * max(1, model.window), *model.patch_sizes)
-        named = [("eval.first_look", first), *(("train.sides", side) for side in self.train.sides)]
+        asked = {"eval.zoom_sides": zoomed, "train.sides": self.train.sides}
+        named = [(name, side) for name, sides in asked.items() for side in sides]
         for name, side in named:
             if side > model.image_size:
                 raise ValueError(f"{name} {side} is larger than image_size {model.image_size}")

@@ -89,8 +89,8 @@ def next_crop(
         image: (H, W, 3).
         clicks: all clicks so far, in the image's pixels.
         previous: the prediction for all of them but the last, or in a cascade for all; None at the start.
-        size: the side of the network's input; the box is resized to it without regard to its aspect. The
-            first look may have a smaller one, `config.first_look`.
+        size: the side of the network's input; the box is resized to it without regard to its aspect. For a
+            small box it may be a smaller one, of `config.zoom_sides`.
         config: threshold and zoom.
         last: an earlier crop of this image; of the same box and side, its pixels are taken, not made anew.
     """
@@ -98,8 +98,7 @@ def next_crop(
     box = None
     if previous and config.zoom and (len(clicks) > 1 or (config.zoom_first and previous.clicks)):
         box = zoom_box(previous.mask(config.threshold), clicks, previous.box, config)
-    elif _looks_closer(previous, config):
-        size = config.first_side(size)
+        size = config.side_for(max(box.height, box.width), size)
     seen = box or Box(0, 0, height, width)
     prev_mask = resize(previous.probabilities[seen.slices()], size, size) if previous else None
     is_same = last is not None and last.side == size and (last.box or Box(0, 0, height, width)) == seen

@@ -154,19 +154,21 @@ def protocol_of(arguments: argparse.Namespace, subject: Subject, objects: int) -
     """Return the protocol of a subject's settings with what the command line changes.
 
     Raises:
-        ConfigError: the first look does not fit the model's patches.
+        ConfigError: a side does not fit the model's patches.
     """
     settings = subject.eval.model_copy(
         update={
             "zoom": subject.eval.zoom and not arguments.no_zoom,
             "max_clicks": arguments.max_clicks or subject.eval.max_clicks,
             "zoom_first": (subject.eval.zoom_first if arguments.zoom_first is None else arguments.zoom_first),
-            "first_look": subject.eval.first_look if arguments.first_look is None else arguments.first_look,
+            "zoom_sides": (
+                subject.eval.zoom_sides if arguments.zoom_sides is None else tuple(arguments.zoom_sides)
+            ),
             "cascade": subject.eval.cascade if arguments.cascade is None else arguments.cascade,
         }
     )
     if subject.model:
-        override(Config(model=subject.model.config), {"eval.first_look": settings.first_look})
+        override(Config(model=subject.model.config), {"eval.zoom_sides": settings.zoom_sides})
     # A batch is full only while objects wait for a seat: parts hold several batches.
     least = 1 if arguments.batch_size == 1 else 8 * arguments.batch_size
     return Protocol(
@@ -227,11 +229,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="look at a first click twice, closer the second time (default: the model's)",
     )
     parser.add_argument(
-        "--first-look",
-        type=natural,
+        "--zoom-sides",
+        type=count,
+        nargs="*",
         default=None,
         metavar="PIXELS",
-        help="side of the first of two looks; 0: as large as all others (default: the model's)",
+        help="sides of the input for smaller crops; none: as large as all others (default: the model's)",
     )
     parser.add_argument(
         "--precision", choices=get_args(Precision), default="fp32", help="of a model's forwards"

@@ -3,7 +3,7 @@
     python pipelines/ship.py --checkpoint runs/mst_small_320/step_00000100 \\
         --data 'index:data/real/val?images=data/real' --max-objects 100 --max-clicks 10
 
-Options such as `--eval.first_look 224` change how it is clicked on. Weights are stored as fp16, which is what
+Options like `--eval.zoom_sides 224,320` say how it is clicked on. Weights are stored as fp16, which is what
 is measured; the training's state stays behind. Both models click on the same objects, and the new one must
 need fewer clicks to an IoU of 90 % by more than chance explains (the bootstrap interval of the paired
 difference). Exit status 3: it does not, and nothing was changed.

@@ -130,8 +130,8 @@ class ServedModel:
         """Run each shape once: the first forward of a shape is slow, and none is left for a user."""
         if compiled:
             self._model.compile(dynamic=False)
-        side, config = self.description.image_size, self.description.eval
-        sides = {side, config.first_side(side)} if config.zoom_first else {side}
+        side = self.description.image_size
+        sides = (*self.description.eval.smaller_sides(side), side)
         for side, size in product(sides, self._sizes):
             for slots in SLOTS if compiled else SLOTS[:1]:
                 self._run([self._trial(side)] * size, slots)

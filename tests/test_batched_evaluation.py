@@ -51,11 +51,11 @@ def without_times(records: list[ObjectRecord]) -> list[ObjectRecord]:
 
 @pytest.mark.parametrize(
     ("count", "flip", "change"),
-    [(24, False, {}), (5, True, {"cascade": 1}), (9, False, {"zoom_first": True, "first_look": 24})],
+    [(24, False, {}), (5, True, {"cascade": 1}), (9, False, {"zoom_first": True, "zoom_sides": (24,)})],
 )
 def test_a_batch_gives_the_records_of_one_by_one(model, count, flip, change):
     config = CONFIG.model_copy(update=change)
-    if config.first_look:
+    if config.zoom_sides:
         torch.manual_seed(0)
         model = MST(TINY_MODEL.model_copy(update={"patch_sizes": (4,)}))
     announced: list[str] = []

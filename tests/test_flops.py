@@ -42,11 +42,12 @@ def test_extra_scales_cost_their_embedding_and_their_attention():
     width, base, extra, few, selected = 192, 49, 196 + 16, 4, 16 + 1
     embedding = 196 * 6 * 4**2 * width + 16 * 6 * (14**2 + width) * 8**2
     resized_kernel = width * 6 * 8**2 * 4**2
+    positions = sum(width * side * 7 * (7 + side) for side in (14, 4))  # rows first, then columns
     # Keys and values go through the weights of query and output, as there are few of them.
     update = few * 2 * width**2 + 2 * few * width**2 + few * width + 2 * extra * few * width
     guide = base * 2 * width**2 + selected * 2 * width**2 + 2 * base * selected * width
     more = forward_flops(MST(TINY_MODEL)) - forward_flops(MST(BASELINE))
-    assert more == pytest.approx(2 * (embedding + resized_kernel + update + guide), rel=0.01)
+    assert more == pytest.approx(2 * (embedding + resized_kernel + positions + update + guide), rel=0.01)
 
 
 def test_a_batch_costs_as_many_forwards():

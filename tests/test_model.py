@@ -136,7 +136,10 @@ def test_an_embedding_in_bf16_is_close(size):
 def test_positions_of_the_stored_grid_are_returned_as_they_are():
     positions = PositionEmbed((3, 4), 5)
     assert torch.equal(positions((3, 4)), positions.grid.flatten(2).mT)
-    assert positions((6, 8)).shape == (1, 48, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        resized = positions((6, 9))
+    expected = torch.nn.functional.interpolate(positions.grid, (6, 9), mode="bicubic", antialias=True)
+    torch.testing.assert_close(resized, expected.flatten(2).mT)
 
 
 @pytest.mark.parametrize(
@@ -177,12 +180,13 @@ def test_windows_attend_to_nothing_outside():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_in_bf16_on_a_cpu_is_that_of_fp32(masked):
+@pytest.mark.parametrize("trained", [False, True])  # each has its own kernels
+def test_attention_in_bf16_on_a_cpu_is_that_of_fp32(masked, trained):
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 3, tokens, 16) for tokens in (20, 30, 30))
     mask = torch.rand(2, 1, 1, 30) > 0.5 if masked else None
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    found = attention(*(each.bfloat16() for each in (query, key, value)), mask)
+    found = attention(*(each.bfloat16().requires_grad_(trained) for each in (query, key, value)), mask)
     torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0)
 
 

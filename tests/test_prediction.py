@@ -205,22 +205,24 @@ def test_a_first_click_can_be_looked_at_again_closer():
     np.testing.assert_array_equal(patient.predict(image, clicks).probabilities, then.probabilities)
 
 
-def test_the_first_look_may_be_a_smaller_one():
-    image, clicks = image_and_model()[0], [Click(30, 60, True), Click(10, 10, False)]
+def test_a_small_crop_has_a_small_input():
+    image, clicks = image_and_model()[0], [Click(30, 60, True)]
     model = MST(TINY_MODEL.model_copy(update={"patch_sizes": (4,)}))
-    config = CONFIG.model_copy(update={"zoom_first": True, "first_look": 24})
-    first = next_crop(image, clicks[:1], None, 56, config)
-    assert (first.side, first.box) == (24, None)
-    small = paste(first, forward(model.eval(), [first])[0], clicks[:1], image.shape[:2])
-    closer = next_crop(image, clicks[:1], small, 56, config, first)
-    assert closer.side == 56
-    answer = paste(closer, forward(model, [closer])[0], clicks[:1], image.shape[:2])
-    found = Predictor(model, config).predict(image, clicks[:1])
-    np.testing.assert_array_equal(found.probabilities, answer.probabilities)
-    assert next_crop(image, clicks, answer, 56, config).side == 56
-    assert next_crop(image, clicks[:1], start_from(np.ones((90, 130), bool)), 56, config).side == 24
-    for change in ({"first_look": 0}, {"first_look": 64}, {"zoom_first": False}, {"zoom": False}):
-        assert next_crop(image, clicks[:1], None, 56, config.model_copy(update=change)).side == 56
+    config = CONFIG.model_copy(update={"zoom_first": True, "zoom_sides": (24, 40)})
+    first = next_crop(image, clicks, None, 56, config)
+    assert (first.side, first.box) == (56, None)
+    for half, side in ((8, 24), (11, 40), (18, 56)):
+        found = mask_of(30 - half, 60 - half, 30 + half, 60 + half, image.shape[:2])
+        before = Prediction(tuple(clicks), found.astype(np.float32), None)
+        closer = next_crop(image, clicks, before, 56, config, first)
+        assert closer.box is not None
+        assert (closer.side, closer.image.shape) == (side, (side, side, 3))
+        assert max(closer.box.height, closer.box.width) <= side or side == 56
+    answer = paste(first, forward(model.eval(), [first])[0], clicks, image.shape[:2])
+    closer = next_crop(image, clicks, answer, 56, config)
+    answer = paste(closer, forward(model, [closer])[0], clicks, image.shape[:2])
+    found = Predictor(model, config).predict(image, clicks).probabilities
+    np.testing.assert_array_equal(found, answer.probabilities)
 
 
 def test_how_many_forwards_a_click_takes():

@@ -37,7 +37,7 @@ def decoded(reply) -> np.ndarray:
 def test_a_model_is_clicked_on_as_its_settings_say(checkpoint, tmp_path):
     config = override(
         load_model(checkpoint)[1],
-        {"model.patch_sizes": "4", "eval.zoom_first": True, "eval.first_look": 24, "eval.cascade": 1},
+        {"model.patch_sizes": "4", "eval.zoom_first": True, "eval.zoom_sides": (24,), "eval.cascade": 1},
     )
     model, patient = MST(config.model), config.eval
     save_checkpoint(tmp_path / "patient", model.state_dict(), config)

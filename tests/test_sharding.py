@@ -111,19 +111,20 @@ def test_the_command_line_changes_the_models_protocol():
     parser = argparse.ArgumentParser()
     add_options(parser)
     given = ["--model", "a", "--data", "coco:a.json", "grabcut:b", "--no-zoom", "--max-clicks", "5"]
-    given_too = ["--flip", "--cascade", "3", "--batch-size", "4", "--first-look", "64", "--precision", "bf16"]
+    given_too = ["--flip", "--cascade", "3", "--batch-size", "4", "--precision", "bf16"]
+    given_too += ["--zoom-sides", "64", "32"]
     arguments = parser.parse_args([*given, *given_too])
     assert arguments.data == ["coco:a.json", "grabcut:b"]
     subject = Subject("a", open_click_disks, Config().eval, "a")
     assert protocol_of(arguments, subject, 7) == Protocol(
-        EvalConfig(zoom=False, max_clicks=5, cascade=3, first_look=64),
+        EvalConfig(zoom=False, max_clicks=5, cascade=3, zoom_sides=(64, 32)),
         flip=True,
         precision="bf16",
         batch_size=4,
         part_size=32,
     )
     model = replace(subject, method=MST(TINY_MODEL))
-    with pytest.raises(ConfigError, match="first_look 24 is no multiple of 56"):
-        protocol_of(parser.parse_args([*given, "--first-look", "24"]), model, 7)
+    with pytest.raises(ConfigError, match="zoom_sides 24 is no multiple of 56"):
+        protocol_of(parser.parse_args([*given[:-3], "--zoom-sides", "24"]), model, 7)
     unchanged = protocol_of(parser.parse_args(given[:4]), subject, 201)
     assert unchanged == Protocol(Config().eval, batch_size=1, part_size=3)

@@ -68,14 +68,14 @@ def test_a_newcomer_is_served_by_it(registry, tmp_path):
 
 
 def test_it_is_stored_in_half_precision_without_the_state(random, tmp_path):
-    in_half(random, tmp_path / "half", {"eval.first_look": "112"})
+    in_half(random, tmp_path / "half", {"eval.zoom_sides": "112"})
     assert not (tmp_path / "half" / STATE).exists()
     exact, half = (load_model(folder)[0].state_dict() for folder in (random, tmp_path / "half"))
     for name, tensor in exact.items():
         torch.testing.assert_close(half[name], tensor.half().float())
     config = load_model(tmp_path / "half")[1]
     assert (config.data.root, config.train.init) == ("data/scenes", "vit.pth")
-    assert config.eval.first_look == 112
+    assert config.eval.zoom_sides == (112,)
 
 
 def test_only_a_better_one_takes_its_place(random, terms, tmp_path, cluster):

@@ -34,9 +34,7 @@ def resize_matrix(old: int, new: int) -> Tensor:
     in timm's `resample_patch_embed`. Rows and columns are resized alike and apart from each other, so that B
     is a Kronecker product, and so is its pseudo-inverse.
     """
-    basis = torch.eye(old, dtype=torch.float64)[None, None]
-    resized = F.interpolate(basis, size=(old, new), mode="bicubic", antialias=True, align_corners=False)
-    inverse = torch.linalg.pinv(resized[0, 0])
+    inverse = torch.linalg.pinv(_resize_axis(old, new).mT)
     return torch.kron(inverse, inverse).float()
 
 
@@ -44,7 +42,18 @@ def resize_positions(positions: Tensor, grid: Sequence[int]) -> Tensor:
     """Resize a grid of positions (1, C, rows, cols) to another one, bicubically as timm does."""
     if positions.shape[-2:] == tuple(grid):
         return positions
-    return F.interpolate(positions, size=tuple(grid), mode="bicubic", antialias=True, align_corners=False)
+    rows, cols = (
+        _resize_axis(old, new).to(positions.device)
+        for old, new in zip(positions.shape[-2:], grid, strict=True)
+    )
+    resized = rows @ positions.double() @ cols.mT  # in a precision that autocast leaves as it is
+    return resized.to(positions.dtype)
+
+
+def _resize_axis(old: int, new: int) -> Tensor:
+    """Matrix (new, old) of fp64 that resizes an axis; products with two are faster than torch's resizing."""
+    basis = torch.eye(old, dtype=torch.float64)[None, None]
+    return F.interpolate(basis, size=(new, old), mode="bicubic", antialias=True, align_corners=False)[0, 0]
 
 
 class PatchEmbed(nn.Module):

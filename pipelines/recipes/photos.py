@@ -137,6 +137,7 @@ def mst_small() -> Config:
             "train.micro_batches": 4,  # eight images at a time are faster on two cores than sixteen
             "train.checkpoint_every": 100,
             "eval.zoom_first": True,
+            "eval.zoom_sides": (224, 320),
             "train.val_objects": 100,
             "train.val_clicks": 5,
             "train.choose_by": "iou",

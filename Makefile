@@ -5,7 +5,7 @@ REGISTRY ?= sqlite:///mlruns/mlflow.db
 BIN := .venv/bin
 READY := .venv/.ready
 CLIENTS := $(patsubst tests/clients/%.txt,.venv-clients/%/.ready,$(wildcard tests/clients/*.txt))
-BENCHMARKS := $(filter-out ablation harness hostile index_cost lease plain_loader public_baseline quantization serving tokens,$(basename $(notdir $(wildcard benchmarks/[a-z]*.py))))
+BENCHMARKS := $(filter-out ablation harness hostile index_cost lease overlap plain_loader public_baseline quantization serving tokens,$(basename $(notdir $(wildcard benchmarks/[a-z]*.py))))
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -18,6 +18,7 @@ import cv2
 import httpx
 import numpy as np
 import ray
+import skimage.data
 from ray import serve
 
 from mst.checkpoint import CONFIG, WEIGHTS, verify
@@ -62,11 +63,9 @@ def serving_scenes(**more: Any) -> Iterator[str]:
 
 
 def photo(seed: int = 0) -> bytes:
-    """A JPEG of 640 x 480: textured shapes."""
-    pixels = np.random.default_rng(seed).integers(0, 255, (HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8)
-    return cv2.imencode(".jpg", cv2.resize(pixels, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))[
-        1
-    ].tobytes()
+    """A photo of 640 x 480 as JPEG: objects of several sizes, elsewhere for each seed."""
+    pixels = cv2.resize(skimage.data.coffee(), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    return cv2.imencode(".jpg", np.roll(pixels, 10 * seed, 1)[..., ::-1])[1].tobytes()
 
 
 def upload(url: str, seed: int = 0) -> str:

@@ -324,14 +324,15 @@ class EvalConfig(Settings):
     zoom_first: bool = False
     """Whether the first click is answered twice, on the whole image and then closer on what that found."""
     zoom_sides: tuple[Count, ...] = ()
-    """Sides in pixels of the network's input for crops of few pixels, beside its own: the smallest is taken
-    that is no smaller than the crop's longer side. A crop that is enlarged further shows nothing new."""
+    """Sides in pixels of the network's input, beside its own, in the closer look at a first click: the
+    smallest that is no smaller than the crop's longer side. Borders are for later clicks, on more pixels."""
     cascade: Natural = 0
     """Forwards beyond the first for each click, with the same clicks and the new previous mask (cf-n)."""
 
     def smaller_sides(self, size: int) -> tuple[int, ...]:
         """Return those of `zoom_sides` that are smaller than the network's own side `size`, ascending."""
-        return tuple(sorted(side for side in self.zoom_sides if side < size)) if self.zoom else ()
+        looks_twice = self.zoom and self.zoom_first
+        return tuple(sorted(side for side in self.zoom_sides if side < size)) if looks_twice else ()
 
     def side_for(self, longer: int, size: int) -> int:
         """Return the side that a crop is brought to whose longer side has `longer` pixels."""

@@ -90,7 +90,7 @@ def next_crop(
         clicks: all clicks so far, in the image's pixels.
         previous: the prediction for all of them but the last, or in a cascade for all; None at the start.
         size: the side of the network's input; the box is resized to it without regard to its aspect. For a
-            small box it may be a smaller one, of `config.zoom_sides`.
+            closer look at a first click it may be a smaller one, of `config.zoom_sides`.
         config: threshold and zoom.
         last: an earlier crop of this image; of the same box and side, its pixels are taken, not made anew.
     """
@@ -98,7 +98,8 @@ def next_crop(
     box = None
     if previous and config.zoom and (len(clicks) > 1 or (config.zoom_first and previous.clicks)):
         box = zoom_box(previous.mask(config.threshold), clicks, previous.box, config)
-        size = config.side_for(max(box.height, box.width), size)
+        if len(clicks) == 1:
+            size = config.side_for(max(box.height, box.width), size)
     seen = box or Box(0, 0, height, width)
     prev_mask = resize(previous.probabilities[seen.slices()], size, size) if previous else None
     is_same = last is not None and last.side == size and (last.box or Box(0, 0, height, width)) == seen

@@ -168,7 +168,8 @@ def protocol_of(arguments: argparse.Namespace, subject: Subject, objects: int) -
         }
     )
     if subject.model:
-        override(Config(model=subject.model.config), {"eval.zoom_sides": settings.zoom_sides})
+        changed = {name: getattr(settings, name) for name in ("zoom", "zoom_first", "zoom_sides")}
+        override(Config(model=subject.model.config), {f"eval.{name}": each for name, each in changed.items()})
     # A batch is full only while objects wait for a seat: parts hold several batches.
     least = 1 if arguments.batch_size == 1 else 8 * arguments.batch_size
     return Protocol(
@@ -234,7 +235,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=None,
         metavar="PIXELS",
-        help="sides of the input for smaller crops; none: as large as all others (default: the model's)",
+        help="sides of the input in the closer look at a first click (default: the model's)",
     )
     parser.add_argument(
         "--precision", choices=get_args(Precision), default="fp32", help="of a model's forwards"

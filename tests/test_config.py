@@ -37,7 +37,6 @@ def test_an_unknown_setting_is_named_with_the_nearest(name, suggestion):
         ("model.patch_sizes", "8,8", "must all differ"),
         ("model.size", "huge", "known are tiny, small, base, large"),
         ("train.epochs", "x", "train.epochs.*integer"),
-        ("eval.zoom_sides", "224,160", "^eval.zoom_sides 160 is no multiple of 112"),
         ("train.batch_size", "7", "no multiple of batch_size 7"),
     ],
 )
@@ -47,19 +46,30 @@ def test_a_wrong_value_is_an_error_that_names_it(name, value, message):
 
 
 def test_sides_for_crops_must_fit_only_where_they_are_smaller_than_the_models():
-    fitting = {"eval.zoom_sides": "224", "model.image_size": 336, "model.patch_sizes": "8,28"}
+    fitting = {
+        "eval.zoom_first": True,
+        "eval.zoom_sides": "224",
+        "model.image_size": 336,
+        "model.patch_sizes": "8,28",
+    }
     assert override(Config(), fitting).eval.zoom_sides == (224,)
     assert override(Config(), {**fitting, "model.image_size": 112}).eval.zoom_sides == (224,)
 
 
+def test_a_side_for_crops_that_does_not_fit_is_an_error():
+    with pytest.raises(ConfigError, match=r"^eval\.zoom_sides 160 is no multiple of 112"):
+        override(Config(), {"eval.zoom_first": True, "eval.zoom_sides": "224,160"})
+
+
 def test_the_smallest_side_that_loses_nothing_of_a_crop_is_taken():
-    config = EvalConfig(zoom_sides=(320, 224))
+    config = EvalConfig(zoom_first=True, zoom_sides=(320, 224))
     assert [config.side_for(longer, 448) for longer in (20, 224, 225, 320, 321, 900)] == [
         224, 224, 320, 320, 448, 448,
     ]  # fmt: skip
     assert config.side_for(20, 224) == 224
     assert config.smaller_sides(300) == (224,)
-    assert config.model_copy(update={"zoom": False}).smaller_sides(448) == ()
+    for without in ({"zoom": False}, {"zoom_first": False}):
+        assert config.model_copy(update=without).smaller_sides(448) == ()
 
 
 def test_an_unknown_key_of_a_stored_config_is_an_error():

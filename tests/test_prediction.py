@@ -205,7 +205,7 @@ def test_a_first_click_can_be_looked_at_again_closer():
     np.testing.assert_array_equal(patient.predict(image, clicks).probabilities, then.probabilities)
 
 
-def test_a_small_crop_has_a_small_input():
+def test_a_small_crop_has_a_small_input_after_a_first_click():
     image, clicks = image_and_model()[0], [Click(30, 60, True)]
     model = MST(TINY_MODEL.model_copy(update={"patch_sizes": (4,)}))
     config = CONFIG.model_copy(update={"zoom_first": True, "zoom_sides": (24, 40)})
@@ -218,6 +218,7 @@ def test_a_small_crop_has_a_small_input():
         assert closer.box is not None
         assert (closer.side, closer.image.shape) == (side, (side, side, 3))
         assert max(closer.box.height, closer.box.width) <= side or side == 56
+        assert next_crop(image, [*clicks, Click(31, 61, True)], before, 56, config).side == 56
     answer = paste(first, forward(model.eval(), [first])[0], clicks, image.shape[:2])
     closer = next_crop(image, clicks, answer, 56, config)
     answer = paste(closer, forward(model, [closer])[0], clicks, image.shape[:2])

@@ -125,6 +125,6 @@ def test_the_command_line_changes_the_models_protocol():
     )
     model = replace(subject, method=MST(TINY_MODEL))
     with pytest.raises(ConfigError, match="zoom_sides 24 is no multiple of 56"):
-        protocol_of(parser.parse_args([*given[:-3], "--zoom-sides", "24"]), model, 7)
+        protocol_of(parser.parse_args([*given[:-3], "--zoom-first", "--zoom-sides", "24"]), model, 7)
     unchanged = protocol_of(parser.parse_args(given[:4]), subject, 201)
     assert unchanged == Protocol(Config().eval, batch_size=1, part_size=3)

@@ -90,17 +90,9 @@ def _install(site: Path, python: str) -> None:
     platforms = [f"manylinux{each}_x86_64" for each in ("1", "2014", "_2_17", "_2_27", "_2_28")]
     options = [word for each in platforms for word in ("--platform", each)]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps"]
-    command += [
-        "--only-binary=:all:",
-        "--python-version",
-        python,
-        "--implementation",
-        "cp",
-        *options,
-        "-c",
-        "constraints.txt",
-    ]
-    subprocess.run([*command, "--target", str(site), *MISSING], check=True)
+    command += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp", *options]
+    command += ["-c", "constraints.txt", "--target", str(site), *MISSING]
+    subprocess.run(command, check=True)
     shutil.rmtree(site / "botocore" / "data")  # of AWS's services; its exceptions are what is needed
 
 

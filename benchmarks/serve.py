@@ -42,10 +42,11 @@ from mst.checkpoint import save_checkpoint
 from mst.clicks import Click
 from mst.config import Config, ModelConfig
 from mst.model import MST
-from mst.predictor import Crop, Prediction, forwards_of_click, next_crop, paste, to_probabilities
+from mst.predictor import Crop, Prediction, forwards_of_click, next_crop
 from serve.images import decode
 from serve.memory import MALLOC_OF_MODEL
 from serve.model import ServedModel
+from serve.session import paste_answer
 from serve.settings import ServeSettings
 
 CLIENTS = 16
@@ -92,8 +93,7 @@ def _first_clicks(model: ServedModel, count: int) -> list[list[Crop]]:
         for number, each in enumerate(clicks):
             crop = next_crop(image, each, found[number], info.image_size, info.eval)
             by_side[crop.side].append(crop)
-            logits = torch.from_numpy(model.answer([crop])[0].logits)[None, None]
-            found[number] = paste(crop, to_probabilities(logits, crop.side)[0], each, image.shape[:2])
+            found[number] = paste_answer(crop, model.answer([crop])[0], each, image.shape[:2])
     return [
         crops[start : start + BATCH] for crops in by_side.values() for start in range(0, len(crops), BATCH)
     ]
@@ -225,7 +225,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, help="folder; random weights if not given")
-    parser.add_argument("--seconds", type=float, default=60.0, help="that each load lasts")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for which each load is measured")
     parser.add_argument("--cpus", type=int, default=2, help="cores of the model")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="of the model")
     arguments = parser.parse_args()

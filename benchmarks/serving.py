@@ -63,9 +63,9 @@ def serving_scenes(**more: Any) -> Iterator[str]:
 
 
 def photo(seed: int = 0) -> bytes:
-    """A photo of 640 x 480 as JPEG: objects of several sizes, elsewhere for each seed."""
+    """A photo of 640 x 480 as JPEG: objects of several sizes, a pixel further for each seed."""
     pixels = cv2.resize(skimage.data.coffee(), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    return cv2.imencode(".jpg", np.roll(pixels, 10 * seed, 1)[..., ::-1])[1].tobytes()
+    return cv2.imencode(".jpg", np.roll(pixels, divmod(seed, WIDTH), (0, 1))[..., ::-1])[1].tobytes()
 
 
 def upload(url: str, seed: int = 0) -> str:

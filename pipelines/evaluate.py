@@ -25,10 +25,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as ShownTable
 
 from mst.command_line import count, natural, parse, run
-from mst.config import Config
 from mst.data.files import written_whole
 from mst.errors import DataError
-from mst.overrides import override
+from mst.overrides import from_dict
 from mst.records import write_records
 from mst.report import Evaluation, Pictured, Table, comparison_table, main_table, read_evaluations, write_page
 from mst.report.evaluation import DATA_SET, RECORDS, SKIPPED, SUBJECT
@@ -168,8 +167,7 @@ def protocol_of(arguments: argparse.Namespace, subject: Subject, objects: int) -
         }
     )
     if subject.model:
-        changed = {name: getattr(settings, name) for name in ("zoom", "zoom_first", "zoom_sides")}
-        override(Config(model=subject.model.config), {f"eval.{name}": each for name, each in changed.items()})
+        from_dict({"model": subject.model.config.model_dump(), "eval": settings.model_dump()})
     # A batch is full only while objects wait for a seat: parts hold several batches.
     least = 1 if arguments.batch_size == 1 else 8 * arguments.batch_size
     return Protocol(

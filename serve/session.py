@@ -196,7 +196,7 @@ class Sessions:
         waited = time.perf_counter() - began
         self._metrics.forward(answer.batch, answer.seconds)
         with self._stage("paste"):
-            prediction = await asyncio.to_thread(_paste, crop, answer, clicks, image.shape[:2])
+            prediction = await asyncio.to_thread(paste_answer, crop, answer, clicks, image.shape[:2])
         return Known(prediction, answer.selected), Seconds(waited, answer.seconds)
 
     def _next_crop(
@@ -249,6 +249,7 @@ class Sessions:
         return self._metrics.stage(name)
 
 
-def _paste(crop: Crop, answer: Answer, clicks: tuple[Click, ...], shape: tuple[int, int]) -> Prediction:
+def paste_answer(crop: Crop, answer: Answer, clicks: tuple[Click, ...], shape: tuple[int, int]) -> Prediction:
+    """Return what a model's answer to a crop says of the image, which has `shape` H and W."""
     logits = torch.tensor(answer.logits)[None, None]  # a copy: what comes from Ray cannot be written to
     return paste(crop, to_probabilities(logits, crop.side)[0], clicks, shape)

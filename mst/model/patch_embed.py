@@ -43,16 +43,15 @@ def resize_positions(positions: Tensor, grid: Sequence[int]) -> Tensor:
     if positions.shape[-2:] == tuple(grid):
         return positions
     rows, cols = (
-        _resize_axis(old, new).to(positions.device)
-        for old, new in zip(positions.shape[-2:], grid, strict=True)
+        _resize_axis(old, new, positions.device) for old, new in zip(positions.shape[-2:], grid, strict=True)
     )
     resized = rows @ positions.double() @ cols.mT  # in a precision that autocast leaves as it is
     return resized.to(positions.dtype)
 
 
-def _resize_axis(old: int, new: int) -> Tensor:
+def _resize_axis(old: int, new: int, device: torch.device | None = None) -> Tensor:
     """Matrix (new, old) of fp64 that resizes an axis; products with two are faster than torch's resizing."""
-    basis = torch.eye(old, dtype=torch.float64)[None, None]
+    basis = torch.eye(old, dtype=torch.float64, device=device)[None, None]
     return F.interpolate(basis, size=(new, old), mode="bicubic", antialias=True, align_corners=False)[0, 0]
 
 

@@ -43,7 +43,7 @@ from pipelines.tracking import log_evaluation, tracking_uri
 REPORT = "report.html"
 
 _BRIEF = ("noc85", "noc90", "nof90", "iou_at_1", "iou_at_5", "seconds_per_click")  # what fits a terminal
-_BRIEF_COMPARISON = ("NoC@90", "IoU@1")
+_BRIEF_COMPARISON = ("NoC@85", "NoC@90", "IoU@1")
 _PARTS = 100  # of an evaluation, and steps of its progress bar
 
 

@@ -13,8 +13,9 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from upath import UPath
 
@@ -26,6 +27,7 @@ from pipelines import cluster
 from pipelines.cluster import Resources
 from pipelines.comparison import Evaluated, Terms, evaluate_on, named, records_of
 from pipelines.decision import compare
+from pipelines.evaluate import show_evaluations
 from pipelines.sharding import Precision
 from pipelines.storage import PROJECT
 
@@ -34,9 +36,23 @@ NOT_BETTER = 3
 """Exit status."""
 
 
-def ship(
-    checkpoint: Path, out: Path, terms: Terms, changes: Mapping[str, str] | None = None
-) -> tuple[dict[str, Evaluated], Comparison | None]:
+class Outcome(NamedTuple):
+    """What a comparison said."""
+
+    new: dict[str, Evaluated]
+    """What the new model did on each data set."""
+    old: dict[str, Evaluated]
+    """What the old one did; empty where there was none."""
+    difference: Comparison | None
+    """The new one's NoC@90 less that of the old one, over all objects."""
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether the new one is better, or the first."""
+        return self.difference is None or self.difference.high < 0
+
+
+def ship(checkpoint: Path, out: Path, terms: Terms, changes: Mapping[str, str] | None = None) -> Outcome:
     """Put a checkpoint where the one that ships is, if it is better; Ray must be connected.
 
     Args:
@@ -45,9 +61,6 @@ def ship(
         terms: what both are compared on.
         changes: of its settings of clicks, `eval.*`, by name.
 
-    Returns:
-        What the new one did on each data set, and its NoC@90 less that of the old one, over all objects.
-
     Raises:
         CheckpointError: either is damaged.
         MSTError: the data cannot be used, or a change is none that can be made.
@@ -55,14 +68,13 @@ def ship(
     with tempfile.TemporaryDirectory() as scratch:
         offered = Path(scratch) / checkpoint.name
         in_half(checkpoint, offered, changes)
-        ours = evaluate_on(offered, terms)
-        found = None
-        if out.exists():
-            theirs = evaluate_on(out, terms)
-            found = compare(records_of(ours), records_of(theirs), terms.max_clicks)
-        if found is None or found.high < 0:
+        new = evaluate_on(offered, terms)
+        old = evaluate_on(out, terms) if out.exists() else {}
+        difference = compare(records_of(new), records_of(old), terms.max_clicks) if old else None
+        outcome = Outcome(new, old, difference)
+        if outcome.is_shipped:
             copy_for_use(offered, out)
-    return ours, found
+    return outcome
 
 
 def in_half(checkpoint: Path, out: Path, changes: Mapping[str, str] | None = None) -> None:
@@ -100,18 +112,18 @@ def main() -> None:
         precision=arguments.precision,
     )
     cluster.connect()
-    ours, found = ship(arguments.checkpoint, arguments.out, terms, given(arguments))
-    for name, each in ours.items():
-        measures = each.evaluation.measures
-        figures = "  ".join(f"{key} {measures[key]}" for key in ("noc85", "noc90", "iou_at_1"))
-        print(f"{name}: {figures}, at most {terms.max_clicks} clicks")
+    outcome = ship(arguments.checkpoint, arguments.out, terms, given(arguments))
+    for name in outcome.new:
+        models = [(str(arguments.checkpoint), outcome.new), (str(arguments.out), outcome.old)]
+        show_evaluations([replace(did[name].evaluation, subject=model) for model, did in models if did])
+    found = outcome.difference
     if found is None:
         print(f"{arguments.out}: the first one")
         return
     print(
         f"NoC@90 {found.mean_difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}] against {arguments.out}"
     )
-    if found.high >= 0:
+    if not outcome.is_shipped:
         print("not better by more than chance explains: nothing was changed")
         sys.exit(NOT_BETTER)
 

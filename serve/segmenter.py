@@ -129,9 +129,9 @@ class Segmenter:
 def _load(settings: ServeSettings) -> ServedModel:
     """Load a model in a thread that ends with that.
 
-    Each thread that runs a forward has a pool of OpenMP's threads for as long as it lives. Once two pools have
-    more threads than there are cores, libgomp lets those that wait for work sleep rather than spin, and to wake
-    them a thousand times makes every later forward 1.6 times as slow.
+    Each thread that runs a forward has a pool of OpenMP's threads for as long as it lives. Once all pools
+    together have more threads than there are cores, libgomp lets those that wait for work sleep rather than
+    spin, and waking them a thousand times makes every later forward 1.6 times as long.
     """
     with ThreadPoolExecutor(1, "load") as thread:
         return thread.submit(ServedModel, settings).result()

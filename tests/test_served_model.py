@@ -1,6 +1,7 @@
 """The model that answers crops: in batches, with its tokens, in bf16, and where it is none."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -89,6 +90,25 @@ def test_crops_of_two_sides_are_answered_at_once_but_not_in_one_forward(settings
         probabilities = to_probabilities(torch.from_numpy(answer.logits)[None, None], crop.side)[0]
         np.testing.assert_allclose(probabilities, forward(model, [crop])[0], atol=1e-5)
     assert {each.batch for each in answers} == {2, 3}
+
+
+def test_of_the_threads_that_ran_the_model_only_one_is_left(settings, checkpoint, monkeypatch):
+    """Each keeps a pool of OpenMP's, and two pools slow each other down."""
+    ran, run = [], ServedModel._run
+
+    def seen(self, *arguments):
+        ran.append(threading.current_thread())
+        return run(self, *arguments)
+
+    monkeypatch.setattr(ServedModel, "_run", seen)
+    address = str(checkpoint)
+    segmenter = Segmenter(settings.model_copy(update={"model": address}), address)
+    loading = {*ran}
+    assert loading
+    assert not any(each.is_alive() for each in loading)
+    ran.clear()
+    asyncio.run(segmenter.predict(address, crops(1, load_model(checkpoint)[1].eval)[0]))
+    assert len({*ran}) == 1
 
 
 def test_bf16_is_close_and_is_not_fp32(settings, checkpoint):

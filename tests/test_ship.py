@@ -80,16 +80,17 @@ def test_it_is_stored_in_half_precision_without_the_state(random, tmp_path):
 
 def test_only_a_better_one_takes_its_place(random, terms, tmp_path, cluster):
     out = tmp_path / "checkpoints" / "mst"
-    _, found = ship(random, out, terms)
-    assert found is None
+    assert ship(random, out, terms).difference is None
     first = verify(out)
-    ours, found = ship(TRAINED, out, terms)
-    assert found.high < 0
-    assert ours["scenes"].evaluation.measures["noc90"].value < 8
+    outcome = ship(TRAINED, out, terms)
+    assert outcome.difference.high < 0
+    assert outcome.new["scenes"].evaluation.measures["noc90"].value < 8
     better = verify(out)
     assert better["sha256"][WEIGHTS] == verify(TRAINED)["sha256"][WEIGHTS] != first["sha256"][WEIGHTS]
-    _, found = ship(random, out, terms)
-    assert found.low > 0
+    outcome = ship(random, out, terms)
+    assert outcome.difference.low > 0
+    assert not outcome.is_shipped
     assert verify(out) == better
-    _, found = ship(TRAINED, out, terms)
-    assert (found.low, found.high) == (0, 0)
+    same = ship(TRAINED, out, terms)
+    assert same.difference[:3] == (0, 0, 0)
+    assert not same.is_shipped

@@ -112,10 +112,11 @@ def comparison_table(evaluations: Sequence[Evaluation], only: Collection[str] = 
     rows = []
     for other in others:
         cells = []
-        for measure in measures.values():
+        for title, measure in measures.items():
             found = paired_comparison(measure(first), measure(other))
-            interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
-            cells += [Cell(f"{found.mean_difference:+.2f}", interval), Cell(_p(found.p))]
+            digits = 3 if title.startswith("IoU") else 2
+            mean, low, high = (f"{each:+.{digits}f}" for each in found[:3])
+            cells += [Cell(mean, f"[{low}, {high}]"), Cell(_p(found.p))]
         rows.append(Row(other.subject, tuple(cells)))
     return Table(
         f"{first.data_set}: {first.subject} less each other method, on the same objects",

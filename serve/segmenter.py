@@ -131,7 +131,7 @@ def _load(settings: ServeSettings) -> ServedModel:
 
     Each thread that runs a forward has a pool of OpenMP's threads for as long as it lives. Once all pools
     together have more threads than there are cores, libgomp lets those that wait for work sleep rather than
-    spin, and waking them a thousand times makes every later forward 1.6 times as long.
+    spin, and wakes them a thousand times in each later forward, which then takes up to 1.6 times as long.
     """
     with ThreadPoolExecutor(1, "load") as thread:
         return thread.submit(ServedModel, settings).result()

@@ -40,6 +40,11 @@ class Comparison(NamedTuple):
     p: float
     """Probability of a mean difference at least this large, of either sign, were the methods alike."""
 
+    def told(self, digits: int) -> tuple[str, str]:
+        """Return the mean difference and its interval as texts, signed."""
+        mean, low, high = (f"{each:+.{digits}f}" for each in self[:3])
+        return mean, f"[{low}, {high}]"
+
 
 class ScaleBin(NamedTuple):
     """The objects of one group of size."""

@@ -186,8 +186,8 @@ def _ms(records: Sequence[ObjectRecord]) -> list[float]:
 
 
 def _difference(found: Comparison, unit: str, digits: int) -> str:
-    mean, low, high = (f"{value:+.{digits}f}" for value in found[:3])
-    return f"{mean} {unit} [{low}, {high}]"
+    mean, interval = found.told(digits)
+    return f"{mean} {unit} {interval}"
 
 
 def _all(records: Records) -> list[ObjectRecord]:

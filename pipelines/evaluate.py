@@ -43,7 +43,6 @@ from pipelines.tracking import log_evaluation, tracking_uri
 REPORT = "report.html"
 
 _BRIEF = ("noc85", "noc90", "nof90", "iou_at_1", "iou_at_5", "seconds_per_click")  # what fits a terminal
-_BRIEF_COMPARISON = ("NoC@85", "NoC@90", "IoU@1")
 _PARTS = 100  # of an evaluation, and steps of its progress bar
 
 
@@ -140,7 +139,7 @@ def show(table: Table) -> None:
 def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     """Print the tables of one data set, what was left out, and what rounding may have decided."""
     show(main_table(evaluations, _BRIEF))
-    if compared := comparison_table(evaluations, _BRIEF_COMPARISON):
+    if compared := comparison_table(evaluations):
         show(compared)
     for name in evaluations[0].skipped:
         print(f"left out: {name}")

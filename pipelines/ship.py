@@ -120,9 +120,7 @@ def main() -> None:
     if found is None:
         print(f"{arguments.out}: the first one")
         return
-    print(
-        f"NoC@90 {found.mean_difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}] against {arguments.out}"
-    )
+    print("NoC@90", *found.told(2), f"against {arguments.out}")
     if not outcome.is_shipped:
         print("not better by more than chance explains: nothing was changed")
         sys.exit(NOT_BETTER)

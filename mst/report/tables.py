@@ -90,12 +90,11 @@ def main_table(evaluations: Sequence[Evaluation], only: Collection[str] = ()) ->
     )
 
 
-def comparison_table(evaluations: Sequence[Evaluation], only: Collection[str] = ()) -> Table | None:
+def comparison_table(evaluations: Sequence[Evaluation]) -> Table | None:
     """Compare the first method with each of the others on the same objects.
 
     Args:
         evaluations: of the same objects.
-        only: titles of the columns to tell; all if empty.
 
     Returns:
         The table; None where there are no others.
@@ -103,20 +102,17 @@ def comparison_table(evaluations: Sequence[Evaluation], only: Collection[str] = 
     first, *others = evaluations
     if not others:
         return None
-    known: dict[str, Callable[[Evaluation], Values]] = {
-        "NoC@85": lambda each: each.noc(85),
-        "NoC@90": lambda each: each.noc(90),
-        "IoU@1": lambda each: each.iou(1),
+    measures: dict[str, tuple[Callable[[Evaluation], Values], int]] = {  # and digits
+        "NoC@85": (lambda each: each.noc(85), 2),
+        "NoC@90": (lambda each: each.noc(90), 2),
+        "IoU@1": (lambda each: each.iou(1), 3),
     }
-    measures = {title: measure for title, measure in known.items() if not only or title in only}
     rows = []
     for other in others:
         cells = []
-        for title, measure in measures.items():
+        for measure, digits in measures.values():
             found = paired_comparison(measure(first), measure(other))
-            digits = 3 if title.startswith("IoU") else 2
-            mean, low, high = (f"{each:+.{digits}f}" for each in found[:3])
-            cells += [Cell(mean, f"[{low}, {high}]"), Cell(_p(found.p))]
+            cells += [Cell(*found.told(digits)), Cell(_p(found.p))]
         rows.append(Row(other.subject, tuple(cells)))
     return Table(
         f"{first.data_set}: {first.subject} less each other method, on the same objects",

@@ -43,9 +43,9 @@ from benchmarks.serving import (
 from mst.checkpoint import save_checkpoint
 from mst.clicks import Click
 from mst.config import Config, ModelConfig
+from mst.data.images import decode_image
 from mst.model import MST
 from mst.predictor import Crop, Prediction, forwards_of_click, next_crop
-from serve.images import decode
 from serve.memory import MALLOC_OF_MODEL
 from serve.model import ServedModel
 from serve.session import paste_answer
@@ -112,7 +112,7 @@ def _first_clicks_a_second(settings: ServeSettings, seconds: float) -> float:
 
 def _first_clicks(model: ServedModel, count: int) -> list[list[Crop]]:
     """What the forwards of an annotator's first clicks read, those of one side in full batches."""
-    info, image, rng = model.description, decode(photo(), WIDTH * HEIGHT), np.random.default_rng(0)
+    info, image, rng = model.description, decode_image(photo()), np.random.default_rng(0)
     clicks = [(Click(int(rng.integers(HEIGHT)), int(rng.integers(WIDTH)), True),) for _ in range(count)]
     found: list[Prediction | None] = [None] * count
     by_side: defaultdict[int, list[Crop]] = defaultdict(list)

@@ -243,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data = given.image.read_bytes()
     except OSError as error:
         raise MSTError(f"{given.image}: {error.strerror}") from None
-    image = decode_image(data, upright=True, name=str(given.image))
+    image = decode_image(data, name=str(given.image))
     with Client(given.url, api_key=given.api_key, retry=Retry(given.patience)) as client:
         answer = client.segment(data, given.clicks)
     out = given.out or given.image.with_name(f"{given.image.stem}_mask.png")

@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 
 from mst.checkpoint import WEIGHTS, load_model, verify
 from mst.clicks import Click
-from mst.data.images import RGB, decode_image
+from mst.data.images import RGB, UPLOADED, decode_image
 from mst.errors import CheckpointError, ImageError, MSTError
 from mst.predictor import Predictor
 
@@ -92,7 +92,7 @@ def _image(text: str) -> RGB:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise ImageError("the image is no base64") from None
-    return decode_image(data, max_pixels=_MAX_PIXELS)
+    return decode_image(data, max_pixels=_MAX_PIXELS, formats=UPLOADED)
 
 
 set_model(ClickSegmenter())

@@ -17,13 +17,12 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from mst.clicks import Click, Mask
-from mst.data.images import RGB
+from mst.data.images import RGB, UPLOADED, decode_image
 from mst.errors import CheckpointError
 from mst.predictor import Crop, Prediction, forwards_of_click, next_crop, paste, start_from, to_probabilities
 from mst.zoom import Box
 from serve.cache import ByteLRU
 from serve.errors import OverloadedError
-from serve.images import decode
 from serve.load import Load
 from serve.metrics import Metrics
 from serve.model import Answer, Description, Selected
@@ -243,7 +242,9 @@ class Sessions:
     async def _decode(self, data: bytes) -> RGB:
         async with self._decoders:
             with self._stage("decode"):
-                return await asyncio.to_thread(decode, data, self._settings.max_pixels)
+                return await asyncio.to_thread(
+                    decode_image, data, max_pixels=self._settings.max_pixels, formats=UPLOADED
+                )
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return self._metrics.stage(name)

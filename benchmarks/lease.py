@@ -114,7 +114,7 @@ def train(
     begun = saved = time.monotonic()
     training_set, samples = read_data(config)
     state, origin = start(config, None, device)
-    print(f"{len(training_set)} images, {len(samples)} validation objects; weights: {origin}", flush=True)
+    print(f"{training_set}; {len(samples)} validation objects; weights: {origin}", flush=True)
     trained.mkdir(parents=True, exist_ok=True)
     steps: list[StepReport] = []
     best: Summary | None = None

@@ -160,6 +160,8 @@ class DataConfig(Settings):
     """Probability that a sample knows objects that lie in larger ones; else these alone, the wholes."""
     background: Probability = 0.05
     """Probability of a sample without an object (RITM)."""
+    max_faulty: Probability = 0.1
+    """Share of a source's objects, and of the images drawn, that may be faulty; more ends the training."""
     loader_workers: Natural = 0
     """Processes that prepare batches for each training worker; 0 prepares them in the worker itself."""
     cache: str | None = None

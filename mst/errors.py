@@ -4,6 +4,9 @@ MSTError
 |-- ConfigError      a setting is unknown or has a wrong value
 |-- DataError        a data set cannot be used as it is
 |   |-- NothingToClickError
+|   |-- AnnotationError  one annotation cannot be used
+|   |   |-- SizeError
+|   |   `-- MaskError
 |   `-- ImageError   one image cannot be read
 |       `-- ImageTooLargeError
 |-- ClickError       a list of clicks that no mask can be predicted from
@@ -26,8 +29,16 @@ class DataError(MSTError, ValueError):
     """A data set cannot be used as it is."""
 
 
-class SizeError(DataError):
+class AnnotationError(DataError):
+    """What a data set says of one object, or of one image, cannot be used."""
+
+
+class SizeError(AnnotationError):
     """A mask or an image has another size than its data set says."""
+
+
+class MaskError(AnnotationError):
+    """An image file of a mask can mean two things."""
 
 
 class NothingToClickError(DataError):

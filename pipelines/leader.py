@@ -20,7 +20,7 @@ from mst.training import EpochReport, StepReport, TrainingState, simulate_clicks
 from mst.training.sides import flops_by_side
 from mst.training.step import autocast, flops_of_step
 from pipelines.progress import Smoothed, post
-from pipelines.tracking import TrackedRun
+from pipelines.tracking import TrackedRun, metric_name
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +55,15 @@ class Leader:
         """Show a line above the bar."""
         if self._board:
             self._board.note.remote(text)
+
+    def begin(self, more: str) -> None:
+        """Say what is trained on, and what was left out of it; MLflow keeps the figures."""
+        self.note(f"{self._training_set}; {more}")
+        data = self._training_set
+        figures = {"data/images": len(data), "data/images_without_objects": data.without_objects}
+        figures |= {f"data/left_out/{metric_name(kind)}": count for kind, count in data.left_out.items()}
+        with _tolerant():
+            self._tracked.log(figures, 0)
 
     def take(self, report: StepReport | EpochReport, state: TrainingState) -> None:
         """Show a report, and log it if it is one of those to be logged."""
@@ -92,7 +101,7 @@ class Leader:
         nocs = "  ".join(f"NoC@{target} {value:.2f}" for target, value in summary.noc.items())
         line = f"epoch {report.epoch + 1}/{train.epochs}  IoU@1 {summary.iou[0]:.3f}  {nocs}"
         if skipped := report.metrics["skipped_samples"]:
-            line += f"  {skipped:.0f} samples replaced: broken images, named in the workers' logs"
+            line += f"  {skipped:.0f} images replaced that cannot be used, named in the workers' logs"
         self.note(line)
         if state.is_finished(self._config) and state.step < train.steps:
             self.note(f"stopped early: {state.stale} validations without a better one")

@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,13 @@ from upath import UPath
 from mst.checkpoint import load_model
 from mst.command_line import add_options, count, given, parse, run
 from mst.config import Config
-from mst.data.annotations import ImageRecord
-from mst.data.check import Checked, Problem, check_names, check_record
+from mst.data.annotations import ImageRecord, Problem, Records, lost_by_kind
+from mst.data.check import Checked, check_names, check_record, doubt
 from mst.data.files import fetch
 from mst.data.index import relative_to, to_batch, write_index
 from mst.data.join import RULES, join_records, nest
 from mst.data.sampler import SampleKey, epoch_order
-from mst.data.sources import INDEX, Source, check_sources, read_by_part, read_records
+from mst.data.sources import INDEX, Source, check_sources, problems_of, read_by_part, read_records
 from mst.data.training_set import Batch, TrainingSet
 from mst.errors import ConfigError, DataError
 from mst.model import MST
@@ -56,8 +57,10 @@ from pipelines.storage import PROJECT
 _IMAGES_PER_TASK = 256
 _WORK = "work.json"
 
-Parts = dict[str, list[ImageRecord]]
+Parts = Mapping[str, Sequence[ImageRecord]]
 """Records by the part that they play in `join_records`."""
+
+_LEFT_OUT = b"left_out"  # of a part's file: how many objects joining left out, by why, in JSON
 
 
 def prepare(texts: Sequence[str], root: UPath, out: Path) -> dict[str, Any]:
@@ -84,12 +87,15 @@ def prepare(texts: Sequence[str], root: UPath, out: Path) -> dict[str, Any]:
         raise ConfigError("an index is prepared already; give the sources that it was made of")
     about = {"sources": [_describe(*each) for each in zip(texts, sources, strict=True)], "rules": RULES}
     parts = _work_folder(out, about)
-    jobs = list(_by_image(read_by_part(sources)))
+    read = read_by_part(sources)
+    jobs = list(_by_image(read))
     files = [parts / f"{number:05d}.arrow" for number in range(len(jobs))]
     waiting = [(job, root, file) for job, file in zip(jobs, files, strict=True) if not file.exists()]
     for _ in _spread(_join_part, waiting, "joining", done=len(jobs) - len(waiting)):
         pass
-    manifest = write_index(out, (batch for file in files for batch in _read_part(file)), about)
+    left_out = sum((_left_out(file) for file in files), lost_by_kind(problems_of(read)))
+    batches = (batch for file in files for batch in _read_part(file))
+    manifest = write_index(out, batches, about | {"left_out": dict(left_out)})
     shutil.rmtree(parts)
     return manifest
 
@@ -105,25 +111,32 @@ def check(texts: Sequence[str], root: UPath) -> tuple[Parts, list[Problem]]:
     """
     sources = check_sources(texts, root)
     if [source.format for source in sources] == [INDEX]:
-        read = {"finer": list(read_records(texts, root))}
+        read = {"finer": Records(list(read_records(texts, root)))}
     else:
         read = read_by_part(sources, images_exist=False)
-    problems: list[Problem] = []
-    sound: Parts = defaultdict(list)
+    problems = problems_of(read)
+    sound: dict[str, list[ImageRecord]] = defaultdict(list)
     for part, records in read.items():
         problems += check_names(records)
         calls = [(chunk,) for chunk in _chunks(records)]
-        for checked in _spread(_check_part, calls, f"checking {part}"):
-            problems += [problem for each in checked for problem in each.problems]
-            sound[part] += [each.record for each in checked if each.record]
+        found = [each for chunk in _spread(_check_part, calls, f"checking {part}") for each in chunk]
+        for each in doubt(found):
+            problems += each.problems
+            if each.record:
+                sound[part].append(each.record)
     return sound, problems
 
 
-def write_sound(sound: Parts, root: UPath, out: Path, texts: Sequence[str], problems: int) -> dict[str, Any]:
+def write_sound(
+    sound: Parts, root: UPath, out: Path, texts: Sequence[str], problems: Sequence[Problem]
+) -> dict[str, Any]:
     """Write an index of what a check found sound; annotations are joined, an index stays as it is."""
     is_index = texts[0].startswith(f"{INDEX}:")
-    records = _unique(sound["finer"]) if is_index else _joined(sound)
-    about = {"sources": [{"source": each} for each in texts], "rules": RULES, "left_out": problems}
+    joined = Records(_unique(sound["finer"])) if is_index else _joined(sound)
+    faults = [each for each in problems if each.is_fault]  # what rules leave out, joining counts
+    left_out = lost_by_kind(faults) + joined.left_out
+    about = {"sources": [{"source": each} for each in texts], "rules": RULES, "left_out": dict(left_out)}
+    records = [each for each in joined if each.objects]
     return write_index(out, (to_batch(chunk, root) for chunk in _chunks(records)), about)
 
 
@@ -206,19 +219,19 @@ def _by_image(read: Parts) -> Iterator[Parts]:
     """Split records into jobs, each with all that is known of its images."""
     paths = sorted({str(record.path) for records in read.values() for record in records})
     job_of = {path: number // _IMAGES_PER_TASK for number, path in enumerate(paths)}
-    jobs: dict[int, Parts] = defaultdict(lambda: {part: [] for part in read})
+    jobs: dict[int, dict[str, list[ImageRecord]]] = defaultdict(lambda: {part: [] for part in read})
     for part, records in read.items():
         for record in records:
             jobs[job_of[str(record.path)]][part].append(record)
     return (jobs[number] for number in sorted(jobs))
 
 
-def _joined(job: Parts) -> list[ImageRecord]:
+def _joined(job: Parts) -> Records:
     records = join_records(job.get("finer", []), job.get("coarser", []), job.get("stuff", []))
-    return [record.with_objects(nest(record.objects)) for record in records]
+    return replace(records, images=[record.with_objects(nest(record.objects)) for record in records])
 
 
-def _chunks(records: list[ImageRecord]) -> Iterator[list[ImageRecord]]:
+def _chunks(records: Sequence[ImageRecord]) -> Iterator[Sequence[ImageRecord]]:
     return (records[i : i + _IMAGES_PER_TASK] for i in range(0, len(records), _IMAGES_PER_TASK))
 
 
@@ -228,11 +241,13 @@ def _unique(records: Iterable[ImageRecord]) -> list[ImageRecord]:
 
 def _join_part(job: Parts, root: UPath, file: Path) -> None:
     """Join some images, and write them to a file that appears whole."""
-    batch = to_batch(_joined(job), root)
+    joined = _joined(job)
+    batch = to_batch(joined, root)
+    schema = batch.schema.with_metadata({_LEFT_OUT: json.dumps(joined.left_out)})
     writing = file.with_suffix(".writing")
     try:
-        with pa.OSFile(str(writing), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
+        with pa.OSFile(str(writing), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
         writing.rename(file)
     except OSError as error:
         raise DataError(f"{file}: could not be written ({error.strerror or error})") from None
@@ -240,10 +255,15 @@ def _join_part(job: Parts, root: UPath, file: Path) -> None:
 
 def _read_part(file: Path) -> list[pa.RecordBatch]:
     with pa.memory_map(str(file)) as source:
-        return list(pa.ipc.open_stream(source))
+        return [batch.replace_schema_metadata(None) for batch in pa.ipc.open_stream(source)]
 
 
-def _check_part(records: list[ImageRecord]) -> list[Checked]:
+def _left_out(file: Path) -> Counter[str]:
+    with pa.memory_map(str(file)) as source:
+        return Counter(json.loads(pa.ipc.open_stream(source).schema.metadata[_LEFT_OUT]))
+
+
+def _check_part(records: Sequence[ImageRecord]) -> list[Checked]:
     return [check_record(record) for record in records]
 
 
@@ -277,6 +297,8 @@ def show_manifest(out: Path, manifest: dict[str, Any]) -> None:
     table = Table(title=str(out), box=SIMPLE_HEAD, show_header=False)
     for name, value in manifest["counts"].items():
         table.add_row(name.replace("_", " "), f"{value:,}")
+    for kind, number in manifest["left_out"].items():
+        table.add_row("left out", f"{number:,} x {kind}")
     table.add_row("bytes", f"{manifest['bytes']:,}")
     for source in manifest["sources"]:
         table.add_row("from", source["source"])
@@ -284,17 +306,26 @@ def show_manifest(out: Path, manifest: dict[str, Any]) -> None:
 
 
 def show_problems(problems: Sequence[Problem], images: int) -> None:
-    """Print what a check found, by kind, with an example of each."""
-    if not problems:
+    """Print what a check found: faults by kind, with an example of each, and what rules leave out."""
+    faults = [each for each in problems if each.is_fault]
+    by_rule = [each for each in problems if not each.is_fault]
+    if faults:
+        _print_table(f"{len(faults)} problems, {images} sound images", "problem", faults)
+    else:
         print(f"{images} images, no problems")
-        return
-    table = Table(title=f"{len(problems)} problems, {images} sound images", box=SIMPLE_HEAD)
-    for column in ("problem", "how often", "for example"):
+    if by_rule:
+        _print_table("left out by the rules of docs/data.md", "what", by_rule)
+
+
+def _print_table(title: str, kind: str, problems: Sequence[Problem]) -> None:
+    table = Table(title=title, box=SIMPLE_HEAD)
+    for column in (kind, "how often", "objects left out", "for example"):
         table.add_column(column)
-    examples = {each.kind: each.where for each in reversed(problems)}
-    for kind, number in Counter(each.kind for each in problems).most_common():
-        table.add_row(kind, str(number), examples[kind])
-    Console().print(table)
+    examples = {each.kind: each for each in reversed(problems)}
+    lost = lost_by_kind(problems)
+    for name, number in Counter(each.kind for each in problems).most_common():
+        table.add_row(name, str(number), str(lost[name]), str(examples[name]))
+    Console().print(table, markup=False)
 
 
 def main() -> None:
@@ -333,9 +364,9 @@ def main() -> None:
         sound, problems = check(arguments.sources, root)
         show_problems(problems, sum(map(len, sound.values())))
         if arguments.fix:
-            manifest = write_sound(sound, root, arguments.fix, arguments.sources, len(problems))
+            manifest = write_sound(sound, root, arguments.fix, arguments.sources, problems)
             show_manifest(arguments.fix, manifest)
-        if problems:
+        if any(each.is_fault for each in problems):
             sys.exit(1)
 
 

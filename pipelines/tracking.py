@@ -230,7 +230,7 @@ def log_evaluation(uri: str, page: Path, evaluations: Sequence["Evaluation"]) ->
     )
     now = get_current_time_millis()
     figures = [
-        Metric(_METRIC_NAME.sub("_", f"{each.data_set}/{each.subject}/{name}"), measure.value, now, 0)
+        Metric(metric_name(f"{each.data_set}/{each.subject}/{name}"), measure.value, now, 0)
         for each in evaluations
         for name, measure in each.measures.items()
     ]
@@ -239,6 +239,11 @@ def log_evaluation(uri: str, page: Path, evaluations: Sequence["Evaluation"]) ->
     client.log_artifact(run_id, str(page))
     client.set_terminated(run_id, "FINISHED")
     return run_id
+
+
+def metric_name(text: str) -> str:
+    """Return a text as MLflow takes it for the name of a metric."""
+    return _METRIC_NAME.sub("_", text)
 
 
 def close_children(parent: TrackedRun, stopped: Collection[str]) -> None:

@@ -50,7 +50,7 @@ def train_share(
         pass  # a broken sample is to be found now, not when the first epoch is trained
     leader = Leader(tracked, options["board"], config, training_set, shard) if shard.rank == 0 else None
     if leader:
-        leader.note(f"{len(training_set)} images, {len(validation)} validation objects; weights: {origin}")
+        leader.begin(f"{len(validation)} validation objects; weights: {origin}")
     for report in fit(config, state, training_set, validation, shard):
         if leader:
             leader.take(report, state)

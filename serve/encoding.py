@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mst.clicks import Mask
 from mst.data.encode import encode_mask
-from mst.data.images import opened
-from mst.errors import ClickError, ImageError
+from mst.data.mask_images import decode_mask
+from mst.errors import ClickError, ImageError, MaskError
 from mst.predictor import Probabilities
 from serve.schemas import RLE, MaskFormat, Polygon
 
@@ -110,20 +110,21 @@ def decode_rle(encoded: RLE, height: int, width: int) -> Mask:
 
 
 def decode_png(encoded: str, height: int, width: int) -> Mask:
-    """Decode a mask that came as a grey image file, base64; what is brighter than 127 belongs to it.
+    """Decode a mask that came as an image file, base64; `mst.data.mask_images.decode_mask` says how.
 
     Raises:
-        ClickError: no base64, no image, or one of another size.
+        ClickError: no base64, no image, one of another size, or one that can mean two things.
     """
     try:
         data = base64.b64decode(encoded, validate=True)
-        with opened(data, "mask", height * width, ("PNG",)) as image:
-            levels = np.asarray(image.convert("L"))
+        mask = decode_mask(data, "the mask", max_pixels=height * width, formats=("PNG",))
+    except MaskError as error:
+        raise ClickError(str(error)) from None
     except (ImageError, ValueError) as error:
         raise ClickError(f"the mask is no PNG in base64 of {width} x {height} pixels: {error}") from None
-    if levels.shape != (height, width):
-        raise ClickError(f"the mask has {levels.shape[1]} x {levels.shape[0]} pixels, not {width} x {height}")
-    return levels > 127
+    if mask.shape != (height, width):
+        raise ClickError(f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, not {width} x {height}")
+    return mask
 
 
 def _filled(digits: NDArray[np.uint8], pixels: int) -> Mask | None:

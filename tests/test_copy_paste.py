@@ -154,7 +154,7 @@ def test_every_source_of_records_can_give_copies(records, config, tmp_path):
     encoded = annotate(annotation.decode(), annotation.name)
     image = records[0].read()
     one, other = (
-        cut_out(image, replace(each, box=encoded.box), SIZE, 0.5, np.random.default_rng(0))
+        cut_out(image, replace(each, measured=encoded.extent), SIZE, 0.5, np.random.default_rng(0))
         for each in (annotation, encoded)
     )
     assert isinstance(one, Copy)

@@ -1,4 +1,5 @@
 import logging
+import re
 import zlib
 
 import numpy as np
@@ -9,7 +10,8 @@ from upath import UPath
 from mst.data.encode import annotate
 from mst.data.mask_images import decode_labels, decode_mask
 from mst.data.pairs import read_pairs
-from mst.errors import DataError, ImageError, ImageTooLargeError
+from mst.data.sources import read_records
+from mst.errors import DataError, ImageTooLargeError
 from tests.conftest import png
 
 HEIGHT, WIDTH = 20, 30
@@ -62,44 +64,25 @@ def test_a_mask_named_like_an_image_is_of_that_image(root):
     assert found == {"a": ["a_2.png"], "a_1": ["a_1.png", "a_1_7.png"]}
 
 
-def palette(mask):
-    image = grey(mask, 1).convert("P")
-    image.putpalette([255, 255, 255, 0, 0, 0])
-    return image
-
-
-def colours(mask, mode="RGB"):
-    image = Image.new("RGB", (WIDTH, HEIGHT), (255, 127, 0))  # mean 127.3
-    image.paste((255, 129, 0), mask=grey(mask))  # mean 128
-    return image.convert(mode)
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        pytest.param(grey(square()), id="0/255"),
-        pytest.param(grey(square(), 1), id="0/1"),
-        pytest.param(grey(square()).convert("1"), id="one-bit"),
-        pytest.param(Image.fromarray(square().astype(np.uint16) * 300), id="16-bit"),
-        pytest.param(Image.merge("LA", [grey(square(), 3), Image.new("L", (WIDTH, HEIGHT), 255)]), id="LA"),
-        pytest.param(palette(square()), id="palette"),
-        pytest.param(colours(square()), id="RGB"),
-        pytest.param(colours(square(), "RGBA"), id="RGBA"),
-    ],
-)
-def test_what_is_object_in_each_kind_of_mask(root, image):
-    image.save(root / "masks" / "a.png")
-    (record,) = read_pairs(root)
-    np.testing.assert_array_equal(record.objects[0].decode(), square())
-
-
 def test_an_empty_mask_is_left_out_with_a_warning(root, caplog):
-    grey(square()).save(root / "masks" / "a_1.png")
-    grey(np.zeros((HEIGHT, WIDTH), bool)).save(root / "masks" / "a_2.png")
+    grey(square(side=10)).save(root / "masks" / "a_1.png")
+    grey(np.zeros((HEIGHT, WIDTH), bool)).save(root / "masks" / "a_x.png")
     with caplog.at_level(logging.WARNING):
-        (record,) = read_pairs(root)
-    assert [each.name for each in record.objects] == ["a_1.png"]
-    assert "a_2.png: the mask is empty" in caplog.text
+        records = read_records(["pairs:."], root)
+    assert [each.name for each in records[0].objects] == ["a_1.png"]
+    assert "a_x.png: the mask is empty" in caplog.text
+
+
+def test_folders_inside_are_read_and_name_their_images(root):
+    for folder in ("images", "masks"):
+        (root / folder / "session1" / "left").mkdir(parents=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images" / "session1" / "left" / "a.JPG", "JPEG")
+    grey(square()).save(root / "masks" / "a.png")
+    grey(square(top=1)).save(root / "masks" / "session1" / "left" / "a_1.png")
+    first, second = read_pairs(root)
+    assert first.path == root / "images" / "a.jpg"
+    assert second.path == root / "images" / "session1" / "left" / "a.JPG"
+    np.testing.assert_array_equal(second.objects[0].decode(), square(top=1))
 
 
 def test_images_may_lie_elsewhere_and_in_a_store(root):
@@ -131,24 +114,27 @@ def test_another_layout_is_refused(root):
         ("a.jpg", "a mask is a PNG file"),
     ],
 )
-def test_a_mask_of_no_image_is_refused(root, name, message):
+def test_a_mask_of_no_image_is_left_out_and_named(root, name, message):
     grey(square()).save(root / "masks" / name)
+    (problem,) = read_pairs(root).problems
+    assert re.fullmatch(rf".*{name}: .*{message}.*", str(problem))
     with pytest.raises(DataError, match=rf"{name}: .*{message}"):
-        read_pairs(root)
+        read_records(["pairs:."], root)
 
 
 def test_two_images_of_one_name_are_refused(root):
     Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images" / "a.png")
     grey(square()).save(root / "masks" / "a.png")
-    with pytest.raises(DataError, match=r"a.png: .* cannot tell it from a.jpg"):
+    with pytest.raises(DataError, match=r"a.png: nobody can tell it from a.jpg"):
         read_pairs(root)
 
 
-def test_masks_of_several_sizes_are_refused(root):
+def test_of_masks_of_several_sizes_those_of_the_image_are_read(root):
     grey(square()).save(root / "masks" / "a_1.png")
     grey(square()[:, 1:]).save(root / "masks" / "a_2.png")
-    with pytest.raises(DataError, match=r"a_1.png: .* sizes \[\(20, 29\), \(20, 30\)\]"):
-        read_pairs(root)
+    records = read_pairs(root)
+    assert [each.name for each in records[0].objects] == ["a_1.png"]
+    assert str(records.problems[0]).endswith("a_2.png: 29 x 20 pixels, its image has 30 x 20")
 
 
 def test_a_mask_of_another_size_than_its_image_is_refused_when_the_image_is_read(root):
@@ -157,10 +143,16 @@ def test_a_mask_of_another_size_than_its_image_is_refused_when_the_image_is_read
         read_pairs(root)[0].read()
 
 
-def test_a_broken_mask_is_refused(root):
+def test_a_broken_mask_is_left_out_and_named(root):
     (root / "masks" / "a.png").write_bytes(png(np.zeros((50, 50, 3), np.uint8))[:-30])
-    with pytest.raises(ImageError, match=r"a.png: broken image"):
-        read_pairs(root)
+    with pytest.raises(DataError, match=r"a.png: broken image"):
+        read_records(["pairs:."], root)
+
+
+def test_a_mask_that_can_mean_two_things_is_left_out_and_named(root):
+    Image.fromarray(np.where(square(), np.uint8(7), np.uint8(9))).save(root / "masks" / "a.png")
+    with pytest.raises(DataError, match=r"mask that can mean two things, as .*a.png: it has the levels 7, 9"):
+        read_records(["pairs:."], root)
 
 
 @pytest.mark.parametrize("decode", [decode_labels, decode_mask])

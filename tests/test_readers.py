@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mst.data.annotations import ObjectAnnotation
 from mst.data.coco import read_coco, read_lvis
 from mst.data.join import join_records
 from mst.data.sources import parse_source, read_records, read_samples
-from mst.errors import ConfigError, DataError
+from mst.errors import AnnotationError, ConfigError, DataError, SizeError
 
 HEIGHT, WIDTH = 40, 60
 SQUARE = [[10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0]]  # 20 x 20 at row 5, col 10
@@ -104,19 +105,28 @@ def test_a_path_that_leaves_the_root_is_refused(tmp_path, name):
         read_coco(path)
 
 
-def test_a_mask_of_the_wrong_size_is_refused(tmp_path):
+def test_a_mask_of_the_wrong_size_is_left_out_and_named(tmp_path):
     path = write_set(tmp_path, [annotation(7, rle(np.ones((8, 8), bool)))])
-    with pytest.raises(
-        DataError, match=r"instances_val.json:7: the mask has size \(8, 8\), its image \(40, 60\)"
-    ):
-        read_coco(path)[0].objects[0].decode()
+    (problem,) = read_coco(path).problems
+    assert str(problem) == "instances_val.json:7: the mask has size (8, 8), its image (40, 60)"
+    with pytest.raises(DataError, match=r"instances_val.json:7: the mask has size \(8, 8\), its image"):
+        read_records([f"coco:{path}"], tmp_path)
 
 
 @pytest.mark.parametrize("counts", ["no RLE", [5, 3]])
-def test_a_malformed_encoding_is_refused(tmp_path, counts):
+def test_a_malformed_encoding_is_left_out_and_named(tmp_path, counts):
     path = write_set(tmp_path, [annotation(7, {"size": [40, 60], "counts": counts})])
-    with pytest.raises(DataError, match=r"instances_val.json:7: (malformed segmentation|the counts)"):
-        read_coco(path)[0].objects[0].decode()
+    (problem,) = read_coco(path).problems
+    assert str(problem).startswith("instances_val.json:7: segmentation.counts ")
+
+
+def test_a_segmentation_that_no_reader_checked_is_refused_when_it_is_decoded():
+    for counts in ("no RLE", [5, 3]):
+        wrong = ObjectAnnotation({"size": [40, 60], "counts": counts}, 40, 60, "here:7")
+        with pytest.raises(AnnotationError, match=r"here:7: (malformed segmentation|the counts)"):
+            wrong.decode()
+    with pytest.raises(SizeError, match=r"here:7: the mask has size \(8, 8\), its image \(40, 60\)"):
+        ObjectAnnotation(rle(np.ones((8, 8), bool)), 40, 60, "here:7").decode()
 
 
 def test_links_inside_the_root_are_followed(tmp_path):
@@ -173,7 +183,7 @@ def test_join_takes_lvis_first_and_what_it_lacks_from_coco(tmp_path):
             [
                 annotation(1, SQUARE),  # LVIS has it
                 annotation(2, other, box=(40, 5, 15, 20)),  # LVIS has not
-                annotation(3, SQUARE, area=50.0),  # too small
+                annotation(3, [[0, 0, 8, 0, 8, 8, 0, 8]], area=400.0),  # too small, whatever the file says
             ],
         )
     )
@@ -268,7 +278,7 @@ def test_every_region_of_every_label_map_is_an_object(tmp_path):
 def test_label_maps_that_do_not_fit_are_refused(tmp_path):
     labels = np.ones((HEIGHT, WIDTH), np.uint8)
     root = write_label_maps(tmp_path / "a", labels, labels[1:])
-    with pytest.raises(DataError, match=r"7_0.png: the label maps of this photo have the sizes"):
+    with pytest.raises(DataError, match=r"1 of 2 objects are faulty.*7_1.png: 60 x 39 pixels, its photo has"):
         read_records(["labels:a"], tmp_path)
     (root / "images" / "7.jpg").unlink()
     with pytest.raises(DataError, match=r"no photo for 7"):

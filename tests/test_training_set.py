@@ -235,7 +235,7 @@ def test_a_broken_image_is_replaced_and_counted(records, config, tmp_path, caplo
 
 def test_a_set_without_usable_objects_says_so(records, config):
     config = override(config, {"data.min_area": 1.0, "data.background": 0.0, "data.crop_whole": 1.0})
-    with pytest.raises(DataError, match=r"50 images in a row gave no object .* lower data.min_area"):
+    with pytest.raises(DataError, match=r"1000 images in a row gave no object .* lower data.min_area"):
         TrainingSet(records, config)[SampleKey(0, 0, 0)]
 
 

@@ -1,22 +1,59 @@
 """What a data set says of an image: its file, its size and the masks of its objects."""
 
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple, overload
 
 from pycocotools import mask as coco_mask
 from upath import UPath
 
 from mst.clicks import Mask
 from mst.data.files import Fetch, fetch
-from mst.data.images import RGB, read_image
+from mst.data.images import RGB, read_header, read_image
 from mst.data.runs import Runs, paint
-from mst.errors import DataError, NothingToClickError, SizeError
+from mst.errors import AnnotationError, DataError, NothingToClickError, SizeError
 
 Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]
 """COCO's two forms: polygons [x1, y1, x2, y2, ...] or a run-length encoding {"size", "counts"}."""
+
+
+class Problem(NamedTuple):
+    """What of a data set is left out, or looks wrong."""
+
+    kind: str
+    """What is wrong, in a few words that are the same for all of the kind."""
+    where: str
+    """The image, or the annotation."""
+    detail: str = ""
+    """What exactly, and what would be right."""
+    lost: int = 1
+    """Objects that are left out for it; 0 where the data are used all the same."""
+    is_fault: bool = True
+    """False for what a rule of ours leaves out of sound data, such as crowds."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.detail or self.kind}"
+
+
+class Extent(NamedTuple):
+    """What is measured of a mask."""
+
+    area: float
+    """In pixels."""
+    box: tuple[float, float, float, float]
+    """top, left, bottom, right in pixels, half-open; all 0 for an empty mask."""
+
+
+class Declared(NamedTuple):
+    """What an annotation file says of a mask, as it stands there: only a check looks at it."""
+
+    area: Any = None
+    box: Any = None
+    """COCO's [left, top, width, height]."""
 
 
 @contextmanager
@@ -27,7 +64,7 @@ def malformed(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{name}: malformed segmentation ({error})") from None
+        raise AnnotationError(f"{name}: malformed segmentation ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -37,22 +74,46 @@ class ObjectAnnotation:
     segmentation: Segmentation
     height: int
     width: int
-    area: float
-    """In pixels, as the annotation file gives it."""
-    box: tuple[float, float, float, float]
-    """top, left, bottom, right in pixels."""
     name: str
     """Where the annotation stands, for errors and records."""
     parent: int = -1
     """Place among the image's objects of the smallest one that contains this one; -1 for none."""
     is_stuff: bool = False
     """Whether it is a region without a countable shape (sky, grass)."""
+    measured: Extent | None = None
+    """Area and box, where they were measured already."""
+    declared: Declared | None = None
+    """None where no file says anything."""
+
+    @cached_property
+    def extent(self) -> Extent:
+        """Area and box of the mask itself, whatever a file says of them.
+
+        Raises:
+            AnnotationError: as `rle` says.
+        """
+        if self.measured is not None:
+            return self.measured
+        encoded = self.rle()
+        with malformed(self.name):
+            left, top, width, height = coco_mask.toBbox(encoded).tolist()
+            return Extent(float(coco_mask.area(encoded)), (top, left, top + height, left + width))
+
+    @property
+    def area(self) -> float:
+        """Pixels of the mask."""
+        return self.extent.area
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The mask's top, left, bottom, right in pixels, half-open."""
+        return self.extent.box
 
     def rle(self) -> dict[str, Any]:
         """Return the mask as COCO's compressed run-length encoding.
 
         Raises:
-            DataError: the segmentation is malformed, or an encoding of another image size.
+            AnnotationError: the segmentation is malformed, or an encoding of another image size.
         """
         with malformed(self.name):
             return self._encoded()
@@ -67,7 +128,7 @@ class ObjectAnnotation:
             raise SizeError(f"{self.name}: the mask has size {found}, its image {shape}")
         if isinstance(self.segmentation["counts"], list):
             if sum(self.segmentation["counts"]) != self.height * self.width:
-                raise DataError(f"{self.name}: the counts of the mask do not add up to {shape}")
+                raise AnnotationError(f"{self.name}: the counts of the mask do not add up to {shape}")
             encoded: dict[str, Any] = coco_mask.frPyObjects(dict(self.segmentation), *shape)
             return encoded
         return dict(self.segmentation)
@@ -76,7 +137,7 @@ class ObjectAnnotation:
         """Return the runs of pixels that are the object's.
 
         Raises:
-            DataError: as `rle` says.
+            AnnotationError: as `rle` says.
         """
         with malformed(self.name):
             return Runs.parse(self.rle()["counts"], self.height, self.width)
@@ -85,7 +146,7 @@ class ObjectAnnotation:
         """Return the mask, (H, W).
 
         Raises:
-            DataError: as `rle` says.
+            AnnotationError: as `rle` says.
         """
         return paint([self.runs()], self.height, 0, self.width)
 
@@ -109,14 +170,56 @@ class ImageRecord:
         image = read_image(self.path, fetch)
         if image.shape[:2] != (self.height, self.width):
             raise SizeError(
-                f"{self.path}: the image has {image.shape[0]} x {image.shape[1]} pixels, "
-                f"its annotation says {self.height} x {self.width}"
+                f"{self.path}: the image has {image.shape[0]} x {image.shape[1]} pixels, its annotation says "
+                f"{self.height} x {self.width}{self._turned(fetch)}"
             )
         return image
+
+    def _turned(self, fetch: Fetch) -> str:
+        """What to add where the annotation is of the pixels as they are stored."""
+        header = read_header(self.path, fetch)
+        if header.orientation == 1 or header.stored != (self.height, self.width):
+            return ""
+        return (
+            f", as the pixels are stored; EXIF orientation {header.orientation} turns them, and pixels are "
+            "always upright here: turn the annotation, or remove the flag from the file"
+        )
 
     def with_objects(self, objects: Sequence[ObjectAnnotation]) -> "ImageRecord":
         """Return the same image with other objects."""
         return replace(self, objects=tuple(objects))
+
+
+@dataclass(frozen=True)
+class Records(Sequence[ImageRecord]):
+    """The images of a data set, and what was left out of it."""
+
+    images: Sequence[ImageRecord]
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @overload
+    def __getitem__(self, number: int) -> ImageRecord: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[ImageRecord]: ...
+    def __getitem__(self, number: int | slice) -> ImageRecord | Sequence[ImageRecord]:
+        return self.images[number]
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """How many objects were left out, by why."""
+        return lost_by_kind(self.problems)
+
+
+def lost_by_kind(problems: Sequence[Problem]) -> Counter[str]:
+    """Count the objects that are left out, by why."""
+    lost: Counter[str] = Counter()
+    for each in problems:
+        if each.lost:
+            lost[each.kind] += each.lost
+    return lost
 
 
 @dataclass(frozen=True)

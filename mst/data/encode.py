@@ -5,7 +5,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mst.clicks import Mask
-from mst.data.annotations import ObjectAnnotation
+from mst.data.annotations import Extent, ObjectAnnotation
 
 
 def encode_mask(mask: Mask) -> bytes:
@@ -32,7 +32,6 @@ def annotate(mask: Mask, name: str) -> ObjectAnnotation:
         segmentation=encoded,
         height=mask.shape[0],
         width=mask.shape[1],
-        area=float(coco_mask.area(encoded)),
-        box=(top, left, top + height, left + width),
         name=name,
+        measured=Extent(float(coco_mask.area(encoded)), (top, left, top + height, left + width)),
     )

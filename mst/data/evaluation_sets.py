@@ -1,8 +1,9 @@
 """Readers of the field's evaluation sets, in the folder layouts in which they are published.
 
 Each lists loaders, one an object, which read its files when called. Files that are no images (`Thumbs.db`)
-are passed over. A folder of another layout, a file without its partner, or an unreadable file is a DataError.
-Where a set has folders `img` and `gt`, they may be called `images` and `masks`, and the other way about.
+are passed over, and counted in the log. A folder of another layout, a file without its partner, two files of
+one name, or an unreadable file is a DataError. Where a set has folders `img` and `gt`, they may be called
+`images` and `masks`, and the other way about.
 """
 
 import io
@@ -18,6 +19,7 @@ from upath import UPath
 
 from mst.data.annotations import Sample
 from mst.data.files import Fetch
+from mst.data.folders import IMAGE_SUFFIXES, list_files
 from mst.data.images import read_image
 from mst.data.join import MIN_AREA
 from mst.data.mask_images import read_labels
@@ -31,7 +33,7 @@ Labels = NDArray[Any]
 
 ReadLabels = Callable[[UPath, Fetch], Labels]
 
-_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".mat", ".png"}
+_SUFFIXES = IMAGE_SUFFIXES | {".mat"}
 _IMAGES, _MASKS, _INITS = ("images", "img"), ("masks", "gt"), ("init_masks", "init")
 _SIZES = (("small", 32**2), ("medium", 96**2), ("large", 256**2))
 
@@ -162,9 +164,8 @@ def _wrong_layout(root: UPath, title: str, expected: str) -> DataError:
 
 
 def _by_stem(folder: UPath) -> dict[str, UPath]:
-    """List a folder's images and maps by name; macOS leaves hidden `._NAME.png` beside them."""
-    files = [each for each in folder.iterdir() if each.suffix.lower() in _SUFFIXES]
-    return {each.stem: each for each in sorted(files, key=str) if not each.name.startswith(".")}
+    """List a folder's images and maps by name."""
+    return list_files(folder, _SUFFIXES).files
 
 
 def _check_there(

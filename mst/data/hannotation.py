@@ -8,11 +8,12 @@ import numpy as np
 from upath import UPath
 
 from mst.data import plain_pickle
-from mst.data.annotations import ImageRecord, ObjectAnnotation, resolve_inside
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem, Records, resolve_inside
 from mst.data.coco import check_images
 from mst.data.encode import annotate
 from mst.data.files import fetch
-from mst.data.images import read_image
+from mst.data.images import read_header
+from mst.data.join import EMPTY
 from mst.data.mask_images import decode_labels
 from mst.errors import DataError
 
@@ -25,7 +26,7 @@ class _Entry:
     parents: Mapping[int, int | None]
 
 
-def read_hannotation(path: UPath, images: UPath | None = None) -> list[ImageRecord]:
+def read_hannotation(path: UPath, images: UPath | None = None) -> Records:
     """Read `hannotation.pickle` and the `masks/ID.pickle` beside it, of the images `images/ID.jpg`.
 
     The table is a dict {ID: {"num_instance_masks": int, "hierarchy": {object: None or {"parent": object or
@@ -39,7 +40,7 @@ def read_hannotation(path: UPath, images: UPath | None = None) -> list[ImageReco
         images: folder of the images, where it is not `images` beside the table.
 
     Returns:
-        A record for each image, in the table's order.
+        A record for each image, in the table's order; and which objects were left out.
 
     Raises:
         DataError: a file is missing, malformed, or holds more than data.
@@ -52,7 +53,12 @@ def read_hannotation(path: UPath, images: UPath | None = None) -> list[ImageReco
     pictures = [resolve_inside(folder, f"{key}.jpg", f"{path}: image {key}") for key in entries]
     check_images(pictures, path)
     masks = [path.parent / "masks" / f"{key}.pickle" for key in entries]
-    return [_record(*each) for each in zip(pictures, masks, entries.values(), strict=True)]
+    problems: list[Problem] = []
+    records = [
+        _record(picture, file, entry, problems)
+        for picture, file, entry in zip(pictures, masks, entries.values(), strict=True)
+    ]
+    return Records(records, tuple(problems))
 
 
 def _load(path: UPath) -> Any:
@@ -75,13 +81,21 @@ def _entry(value: Any, name: str) -> _Entry:
         ) from None
 
 
-def _record(picture: UPath, masks: UPath, entry: _Entry) -> ImageRecord:
+def _record(picture: UPath, masks: UPath, entry: _Entry, problems: list[Problem]) -> ImageRecord:
     layers, places = _masks(masks)
     if entry.instances > len(places):
         raise DataError(f"{masks}: {len(places)} masks, where the table has {entry.instances} instances")
     found = _annotated(layers, places, masks)
+    problems += [
+        Problem(EMPTY, f"{masks.name}:{number}", "no pixel is the object's")
+        for number in range(len(places))
+        if number not in found
+    ]
     index = {number: position for position, number in enumerate(found)}
-    height, width = layers[0].shape if layers else read_image(picture).shape[:2]
+    if layers:
+        height, width = layers[0].shape
+    else:
+        height, width, _ = read_header(picture)
     objects = tuple(
         replace(each, parent=_parent(number, entry.parents, index, masks), is_stuff=number >= entry.instances)
         for number, each in found.items()

@@ -19,7 +19,7 @@ from typing import Any, overload
 import pyarrow as pa
 from upath import UPath
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation, resolve_inside
+from mst.data.annotations import Extent, ImageRecord, ObjectAnnotation, resolve_inside
 from mst.data.files import fetch, is_remote
 from mst.errors import DataError
 
@@ -82,6 +82,17 @@ class Index(Sequence[ImageRecord]):
     def __len__(self) -> int:
         return int(self.manifest["counts"]["images"])
 
+    @property
+    def left_out(self) -> Counter[str]:
+        """How many objects were left out when the index was made, by why."""
+        return Counter(self.manifest.get("left_out", {}))
+
+    def with_objects(self) -> list[int]:
+        """Return the places of the images that have objects; no object is read."""
+        batches = (self._reader.get_batch(number) for number in range(self._reader.num_record_batches))
+        counts = [count for batch in batches for count in batch.column("objects").value_lengths().to_pylist()]
+        return [place for place, count in enumerate(counts) if count]
+
     @overload
     def __getitem__(self, number: int) -> ImageRecord: ...
     @overload
@@ -113,11 +124,10 @@ class Index(Sequence[ImageRecord]):
                     segmentation={"size": [height, width], "counts": each["counts"]},
                     height=height,
                     width=width,
-                    area=each["area"],
-                    box=tuple(each["box"]),
                     name=each["name"],
                     parent=each["parent"],
                     is_stuff=each["is_stuff"],
+                    measured=Extent(each["area"], tuple(each["box"])),
                 )
                 for each in row["objects"]
             ),
@@ -187,7 +197,7 @@ def write_index(folder: Path, rows: Iterable[pa.RecordBatch], about: dict[str, A
     Args:
         folder: must not exist.
         rows: the images, in batches of any size.
-        about: what else the manifest shall say: sources and rules.
+        about: what else the manifest shall say: sources, rules, and how many objects were left out, by why.
 
     Returns:
         The manifest.

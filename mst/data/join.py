@@ -1,6 +1,6 @@
 """One set of masks from the COCO and LVIS annotations of the same image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from upath import UPath
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation, malformed
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem, Records, malformed
 from mst.data.encode import annotate
 from mst.data.runs import paint
+from mst.data.segmentations import OTHER_SIZE
 
 MIN_AREA = 80
 """Objects smaller than this, in pixels, are left out."""
@@ -34,22 +35,38 @@ RULES = {
 """What `join_records` and `nest` decide by, as an index's manifest keeps it."""
 
 
-def join(finer: Sequence[ObjectAnnotation], coarser: Sequence[ObjectAnnotation]) -> list[ObjectAnnotation]:
+SMALL = f"object smaller than {MIN_AREA} px"
+EMPTY = "empty mask"
+REPEATED = "object that repeats another"
+COVERED = f"stuff of which less than {MIN_STUFF_AREA} px are beside the objects"
+
+_Sieved = tuple[list[ObjectAnnotation], list[Problem]]
+"""What of an image's objects is kept, and what is left out."""
+
+
+def join(finer: Sequence[ObjectAnnotation], coarser: Sequence[ObjectAnnotation]) -> _Sieved:
     """Join two annotations of an image as the field's COCO+LVIS training set was made.
 
     All of `finer` (LVIS) without near duplicates, then what of `coarser` (COCO) no mask of `finer` repeats;
     objects under `MIN_AREA` are left out of both. Masks may nest: a part inside a whole is no duplicate.
     """
     kept: list[ObjectAnnotation] = []
-    for each in _large_enough(finer):
+    fine, left_out = _large_enough(finer)
+    coarse, small = _large_enough(coarser)
+    for each in fine:
         if not _repeats(each, kept, _DUPLICATE):
             kept.append(each)
-    return kept + [each for each in _large_enough(coarser) if not _repeats(each, kept, _SAME_OBJECT)]
+    alone = [each for each in coarse if not _repeats(each, kept, _SAME_OBJECT)]
+    taken = {id(each) for each in [*kept, *alone]}
+    repeated = [
+        Problem(REPEATED, each.name, is_fault=False) for each in [*fine, *coarse] if id(each) not in taken
+    ]
+    return kept + alone, left_out + small + repeated
 
 
 def join_records(
     finer: Sequence[ImageRecord], coarser: Sequence[ImageRecord], stuff: Sequence[ImageRecord] = ()
-) -> list[ImageRecord]:
+) -> Records:
     """Join lists of records by image path; an image of one list alone is joined to nothing.
 
     Args:
@@ -58,13 +75,30 @@ def join_records(
         stuff: regions that are added to both, as far as no object covers them.
     """
     fine, coarse, background = _by_path(finer), _by_path(coarser), _by_path(stuff)
-    joined = []
-    for path, record in {**background, **coarse, **fine}.items():
-        objects = join(*(each[path].objects if path in each else () for each in (fine, coarse)))
-        if path in background:
-            objects += _uncovered(background[path].objects, objects)
-        joined.append(record.with_objects(objects))
-    return joined
+    joined: list[ImageRecord] = []
+    problems: list[Problem] = []
+    for record in {**background, **coarse, **fine}.values():
+        sized = [_of_size(record, each) for each in (fine, coarse, background)]
+        (finer_ones, _), (coarser_ones, _), (regions, _) = sized
+        objects, left_out = join(finer_ones, coarser_ones)
+        rest, covered = _uncovered(regions, objects)
+        for _, wrong in (*sized, (objects, left_out), (rest, covered)):
+            problems += wrong
+        joined.append(record.with_objects(objects + rest))
+    return Records(joined, tuple(problems))
+
+
+def _of_size(record: ImageRecord, part: Mapping[UPath, ImageRecord]) -> _Sieved:
+    """The objects of a part whose image has the size that the record says; sources may disagree."""
+    kept, left_out = [], []
+    for each in part[record.path].objects if record.path in part else ():
+        if (each.height, each.width) == (record.height, record.width):
+            kept.append(each)
+        else:
+            here, there = f"{each.width} x {each.height}", f"{record.width} x {record.height}"
+            what = f"its image has {here} pixels, to others {there}"
+            left_out.append(Problem(OTHER_SIZE, each.name, what))
+    return kept, left_out
 
 
 def nest(objects: Sequence[ObjectAnnotation]) -> list[ObjectAnnotation]:
@@ -72,12 +106,15 @@ def nest(objects: Sequence[ObjectAnnotation]) -> list[ObjectAnnotation]:
     if not objects:
         return []
     encoded = [each.rle() for each in objects]
-    areas = np.array([each.runs().area for each in objects], np.float64)
+    areas = np.array([each.area for each in objects], np.float64)
     # Against a crowd pycocotools divides by the first mask's area alone.
     inside = np.asarray(coco_mask.iou(encoded, encoded, [1] * len(encoded))) >= _INSIDE
     candidates = np.where(inside & (areas[None] > areas[:, None]), areas[None], np.inf)
     parents = np.where(np.isfinite(candidates.min(1)), candidates.argmin(1), -1)
-    return [replace(each, parent=int(parent)) for each, parent in zip(objects, parents, strict=True)]
+    return [
+        replace(each, parent=int(parent), measured=each.extent)
+        for each, parent in zip(objects, parents, strict=True)
+    ]
 
 
 def _by_path(records: Sequence[ImageRecord]) -> dict[UPath, ImageRecord]:
@@ -89,23 +126,31 @@ def _by_path(records: Sequence[ImageRecord]) -> dict[UPath, ImageRecord]:
     return found
 
 
-def _uncovered(
-    stuff: Sequence[ObjectAnnotation], objects: Sequence[ObjectAnnotation]
-) -> list[ObjectAnnotation]:
+def _uncovered(stuff: Sequence[ObjectAnnotation], objects: Sequence[ObjectAnnotation]) -> _Sieved:
     """What of stuff no object covers, where that is large enough."""
     if not stuff:
-        return []
+        return [], []
     covered = paint([each.runs() for each in objects], stuff[0].height, 0, stuff[0].width)
-    left = [(each, each.decode() & ~covered) for each in stuff]
-    return [
-        replace(annotate(mask, each.name), is_stuff=True)
-        for each, mask in left
-        if mask.sum() >= MIN_STUFF_AREA
-    ]
+    kept, left_out = [], []
+    for each in stuff:
+        mask = each.decode() & ~covered
+        if mask.sum() >= MIN_STUFF_AREA:
+            kept.append(replace(annotate(mask, each.name), is_stuff=True))
+        else:
+            left_out.append(Problem(COVERED, each.name, is_fault=False))
+    return kept, left_out
 
 
-def _large_enough(objects: Sequence[ObjectAnnotation]) -> list[ObjectAnnotation]:
-    return [each for each in objects if each.area >= MIN_AREA]
+def _large_enough(objects: Sequence[ObjectAnnotation]) -> _Sieved:
+    kept, left_out = [], []
+    for each in objects:
+        if each.area >= MIN_AREA:
+            kept.append(each)
+        elif each.area:
+            left_out.append(Problem(SMALL, each.name, f"{each.area:g} px", is_fault=False))
+        else:
+            left_out.append(Problem(EMPTY, each.name, "no pixel of the image is the object's"))
+    return kept, left_out
 
 
 def _repeats(candidate: ObjectAnnotation, kept: Sequence[ObjectAnnotation], mask_iou: float) -> bool:

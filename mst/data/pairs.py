@@ -1,98 +1,129 @@
 """Reader of a folder of images and masks, one file an object."""
 
-import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
+from numpy.typing import NDArray
 from upath import UPath
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation
+from mst.clicks import Mask
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem, Records
 from mst.data.encode import annotate
-from mst.data.files import fetch
-from mst.data.images import read_image
+from mst.data.folders import list_files
+from mst.data.images import read_file, read_header
+from mst.data.join import EMPTY
 from mst.data.mask_images import decode_mask
-from mst.errors import DataError, ImageError
+from mst.data.segmentations import OTHER_SIZE
+from mst.errors import DataError, ImageError, MaskError
 
-_log = logging.getLogger(__name__)
+NO_PHOTO = "mask without an image"
+NO_PNG = "mask that is no PNG"
+UNREADABLE = "mask missing or unreadable"
+TWO_MEANINGS = "mask that can mean two things"
+BROKEN_IMAGE = "image missing or unreadable"
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-_NUMBERED = re.compile(r"(.+)[_#][^_#]+", re.DOTALL)
+_NUMBERED = re.compile(r"(.+)[_#][^_#/]+", re.DOTALL)
 
 
-def read_pairs(root: UPath, images: UPath | None = None) -> list[ImageRecord]:
+def read_pairs(root: UPath, images: UPath | None = None) -> Records:
     """Read `root/images/NAME.jpg` (.png, ...) with the masks of its objects.
 
-    The masks are `root/masks/NAME.png`, `NAME_K.png` or `NAME#K.png`, one object each. In a mask of one
-    channel all that is not 0 is object; in one of colours, all whose mean is at least 128.
+    The masks are `root/masks/NAME.png`, `NAME_K.png` or `NAME#K.png`, one object each; what is object in them
+    `mst.data.mask_images.decode_mask` says. Folders inside are read too, and are parts of the names:
+    `images/session1/NAME.jpg` has the mask `masks/session1/NAME.png`.
 
     A mask that is named like an image belongs to it, even where the name could be read as another's `NAME_K`.
-    A mask without any object is left out with a warning. Files that are no images (`.DS_Store`) are ignored.
 
     Args:
         root: the folder.
         images: folder of the images, where it is not `root/images`.
 
     Returns:
-        A record for each image, by name; images without masks included.
+        A record for each image, by name, images without masks included; and what was left out: masks without
+        any object, without an image, of another size, unreadable, no PNG, or of two meanings.
 
     Raises:
-        DataError: the folder has another layout, two images have one name, a mask is unreadable or no PNG or
-            lacks its image, or the masks of an image differ in size.
+        DataError: the folder has another layout, or two images or two masks have one name.
     """
     folder = images or root / "images"
-    pictures, masks = _pictures(folder), _image_files(root / "masks")
-    if not pictures or not masks:
+    pictures, masks = list_files(folder), list_files(root / "masks")
+    if not pictures.files or not masks.files:
         raise DataError(
             f"{root}: expected images {folder}/NAME.jpg and masks {root}/masks/NAME.png or NAME_K.png; "
-            f"found {len(pictures)} images and {len(masks)} masks"
+            f"found {len(pictures.files)} images and {len(masks.files)} masks"
         )
-    by_image = _assign(masks, pictures)
-    return [_record(picture, by_image[name]) for name, picture in pictures.items()]
+    problems = [*pictures.passed_over, *masks.passed_over]
+    by_image = _assign(masks.files.items(), pictures.files, problems)
+    records = []
+    for name, picture in pictures.files.items():
+        record = _record(picture, by_image[name], problems)
+        if record is not None:
+            records.append(record)
+    return Records(records, tuple(problems))
 
 
-def _image_files(folder: UPath) -> list[UPath]:
-    found = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
-    return [path for path in found if path.suffix.lower() in _IMAGE_SUFFIXES and path.name[0] != "."]
-
-
-def _pictures(folder: UPath) -> dict[str, UPath]:
-    pictures: dict[str, UPath] = {}
-    for path in _image_files(folder):
-        if path.stem in pictures:
-            raise DataError(f"{path}: the masks cannot tell it from {pictures[path.stem].name}; rename one")
-        pictures[path.stem] = path
-    return pictures
-
-
-def _assign(masks: Iterable[UPath], pictures: dict[str, UPath]) -> defaultdict[str, list[UPath]]:
+def _assign(
+    masks: Iterable[tuple[str, UPath]], pictures: dict[str, UPath], problems: list[Problem]
+) -> defaultdict[str, list[UPath]]:
     by_image = defaultdict(list)
-    for path in masks:
+    for name, path in masks:
+        numbered = _NUMBERED.fullmatch(name)
+        owner = numbered[1] if name not in pictures and numbered else name
         if path.suffix.lower() != ".png":
-            raise DataError(f"{path}: a mask is a PNG file, which keeps its values as they are")
-        numbered = _NUMBERED.fullmatch(path.stem)
-        name = numbered[1] if path.stem not in pictures and numbered else path.stem
-        if name not in pictures:
-            raise DataError(f"{path}: there is no image named '{name}' that it could be a mask of")
-        by_image[name].append(path)
+            problems.append(
+                Problem(NO_PNG, str(path), "a mask is a PNG file, which keeps its values as they are")
+            )
+        elif owner not in pictures:
+            problems.append(
+                Problem(NO_PHOTO, str(path), f"there is no image named '{owner}' that it could be of")
+            )
+        else:
+            by_image[owner].append(path)
     return by_image
 
 
-def _record(picture: UPath, masks: list[UPath]) -> ImageRecord:
-    read = {path: _annotated(path) for path in masks}
-    objects = tuple(each for each in read.values() if each is not None)
-    sizes = {(each.height, each.width) for each in objects} or {read_image(picture).shape[:2]}
-    if len(sizes) != 1:
-        raise DataError(f"{masks[0]}: the masks of this image have the sizes {sorted(sizes)}")
-    return ImageRecord(picture, *sizes.pop(), objects)
-
-
-def _annotated(path: UPath) -> ObjectAnnotation | None:
-    try:
-        mask = decode_mask(fetch(path), str(path))
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}") from None
-    if not mask.any():
-        _log.warning("%s: the mask is empty and is left out", path)
+def _record(picture: UPath, paths: list[UPath], problems: list[Problem]) -> ImageRecord | None:
+    """The image and its objects; None where the image itself would have to be read, and cannot be."""
+    read = {path: _mask(path) for path in paths}
+    masks = {path: each for path, each in read.items() if not isinstance(each, Problem)}
+    problems += [each for each in read.values() if isinstance(each, Problem)]
+    shape = shape_of(picture, masks.values())
+    if isinstance(shape, Problem):
+        problems.append(shape._replace(lost=len(masks)))
         return None
+    found = [_annotated(mask, shape, path) for path, mask in masks.items()]
+    problems += [each for each in found if isinstance(each, Problem)]
+    objects = tuple(each for each in found if isinstance(each, ObjectAnnotation))
+    return ImageRecord(picture, *shape, objects)
+
+
+def shape_of(picture: UPath, masks: Collection[NDArray[Any]]) -> tuple[int, int] | Problem:
+    """Return an image's height and width: its masks', where these agree, so that it need not be read yet."""
+    shapes = {(each.shape[0], each.shape[1]) for each in masks}
+    if len(shapes) == 1:
+        return shapes.pop()
+    try:
+        header = read_header(picture)
+    except ImageError as error:
+        return Problem(BROKEN_IMAGE, str(picture), str(error))
+    return header.height, header.width
+
+
+def _mask(path: UPath) -> Mask | Problem:
+    try:
+        return decode_mask(read_file(path), str(path))
+    except MaskError as error:
+        return Problem(TWO_MEANINGS, str(path), str(error))
+    except ImageError as error:
+        return Problem(UNREADABLE, str(path), str(error))
+
+
+def _annotated(mask: Mask, shape: tuple[int, int], path: UPath) -> ObjectAnnotation | Problem:
+    if mask.shape != shape:
+        what = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image has {shape[1]} x {shape[0]}"
+        return Problem(OTHER_SIZE, str(path), what)
+    if not mask.any():
+        return Problem(EMPTY, str(path), "the mask is empty", lost=0)
     return annotate(mask, path.name)

@@ -1,4 +1,7 @@
-"""Data sources by name: `format:path`, with `?images=folder` where the images lie elsewhere.
+"""Data sources by name: `format:path`, with options behind a `?` and between them `&`.
+
+    ?images=FOLDER      where the images lie elsewhere
+    ?crowds=objects     COCO and LVIS: what is marked iscrowd is taken for single objects
 
 index:cocolvis                                  what `pipelines/prepare.py` made of all below
 coco:annotations/instances_train2017.json       COCO, or any file in its format
@@ -11,7 +14,9 @@ grabcut:/data/GrabCut                           an evaluation set (`mst.data.eva
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import call
@@ -20,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from upath import UPath
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation, Sample
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem, Records, Sample, lost_by_kind
 from mst.data.coco import check_images, read_coco, read_lvis
 from mst.data.evaluation_sets import EVALUATION_SETS
 from mst.data.files import Fetch, exists, fetch, is_folder, names
@@ -32,8 +37,10 @@ from mst.data.pairs import read_pairs
 from mst.data.panoptic import read_panoptic
 from mst.errors import ConfigError, DataError
 
+_log = logging.getLogger(__name__)
+
 INDEX = "index"
-RECORD_READERS: dict[str, Callable[[UPath, UPath | None], list[ImageRecord]]] = {
+RECORD_READERS: dict[str, Callable[..., Records]] = {
     "lvis": read_lvis,
     "labels": read_label_maps,
     "pairs": read_pairs,
@@ -41,7 +48,12 @@ RECORD_READERS: dict[str, Callable[[UPath, UPath | None], list[ImageRecord]]] = 
     "coco": read_coco,
     "panoptic": read_panoptic,
 }
-"""Formats that one image's objects can be joined from."""
+"""Formats that one image's objects can be joined from; readers are given the path and the images' folder."""
+
+_WITH_CROWDS = ("coco", "lvis")  # whose readers know crowds
+
+MAX_FAULTY = 0.1
+"""Share of objects left out as faulty above which a data set is refused, where nothing else is asked for."""
 
 FORMATS = (INDEX, *RECORD_READERS, *EVALUATION_SETS)
 
@@ -52,6 +64,20 @@ class Source(NamedTuple):
     format: str
     path: UPath
     images: UPath | None = None
+    crowds: bool = False
+    """Whether crowds are taken for single objects."""
+
+    def read(self) -> Records:
+        """Read the annotations.
+
+        Raises:
+            ConfigError: the source is for evaluation alone.
+            DataError: it cannot be read.
+        """
+        if self.format not in RECORD_READERS:
+            raise ConfigError(f"source format '{self.format}' is for evaluation, not for training")
+        options = {"crowds": True} if self.crowds else {}
+        return RECORD_READERS[self.format](self.path, self.images, **options)
 
 
 @dataclass(frozen=True)
@@ -92,13 +118,23 @@ def parse_source(text: str, root: UPath) -> Source:
         ConfigError: the format is unknown or the text malformed.
     """
     name, separator, rest = text.partition(":")
-    path, _, option = rest.partition("?")
-    if not separator or not path or name not in FORMATS or not (option == "" or option.startswith("images=")):
+    path, _, query = rest.partition("?")
+    options = dict(each.partition("=")[::2] for each in query.split("&")) if query else {}
+    has_crowds = options.get("crowds", "") in (("", "objects") if name in _WITH_CROWDS else ("",))
+    if (
+        not separator
+        or not path
+        or name not in FORMATS
+        or options.keys() - {"images", "crowds"}
+        or not has_crowds
+    ):
         raise ConfigError(
             f"data source '{text}' is none of {', '.join(f'{each}:PATH' for each in FORMATS)}, "
-            "each with '?images=FOLDER' where its images lie elsewhere"
+            "each with '?images=FOLDER' where its images lie elsewhere; "
+            f"{' and '.join(_WITH_CROWDS)} also with '?crowds=objects'"
         )
-    return Source(name, _under(root, path), _under(root, option.removeprefix("images=")) if option else None)
+    images = _under(root, options["images"]) if options.get("images") else None
+    return Source(name, _under(root, path), images, bool(options.get("crowds")))
 
 
 def _under(root: UPath, path: str) -> UPath:
@@ -149,12 +185,19 @@ def _identity(path: UPath) -> bytes:
     ).encode()
 
 
-def read_records(sources: Sequence[str], root: UPath) -> Sequence[ImageRecord]:
+def read_records(sources: Sequence[str], root: UPath, *, max_faulty: float = MAX_FAULTY) -> Records | Index:
     """Read the images and objects of training sources; those of the same image are joined.
+
+    What is wrong is left out; the log and `left_out` of the result say how many objects, and why.
+
+    Args:
+        sources: their names.
+        root: that relative paths start from.
+        max_faulty: most of all objects, as a share, that may be left out as faulty.
 
     Raises:
         ConfigError: a source's name is wrong, or an index is not the only source.
-        DataError: a source cannot be read, or all of them hold no object.
+        DataError: a source cannot be read, all of them hold no object, or too many objects are faulty.
     """
     parsed = check_sources(sources, root)
     formats = [source.format for source in parsed]
@@ -162,13 +205,44 @@ def read_records(sources: Sequence[str], root: UPath) -> Sequence[ImageRecord]:
         return Index(parsed[0].path, parsed[0].images or root)
     if INDEX in formats:
         raise ConfigError(f"an index is joined already and stands alone, unlike {', '.join(sources)}")
-    records = join_records(**read_by_part(parsed))
-    if not any(record.objects for record in records):
-        raise DataError(f"no objects of at least {MIN_AREA} px in {', '.join(sources) or 'an empty list'}")
-    return records
+    parts = read_by_part(parsed)
+    joined = join_records(**parts)
+    problems = (*problems_of(parts), *joined.problems)
+    what = ", ".join(sources) or "an empty list"
+    _check_faults(problems, sum(len(record.objects) for record in joined), what, max_faulty)
+    return Records(joined.images, problems)
 
 
-def read_by_part(sources: Sequence[Source], *, images_exist: bool = True) -> dict[str, list[ImageRecord]]:
+def _check_faults(problems: Sequence[Problem], kept: int, what: str, max_faulty: float) -> None:
+    """Log what is wrong with data, and refuse them where that is too much or nothing is left."""
+    faults = [each for each in problems if each.is_fault]
+    for kind, count in Counter(each.kind for each in faults).items():
+        first = next(each for each in faults if each.kind == kind)
+        lost = lost_by_kind([each for each in faults if each.kind == kind])[kind]
+        _log.warning("%s: %d x %s, %d objects left out; the first is %s", what, count, kind, lost, first)
+    lost = lost_by_kind(faults).total()
+    if not kept:
+        raise DataError(f"no objects of at least {MIN_AREA} px in {what}{_reasons(problems)}")
+    if lost > max_faulty * (lost + kept):
+        raise DataError(
+            f"{what}: {lost} of {lost + kept} objects are faulty, and at most {max_faulty:.0%} may be "
+            f"(data.max_faulty){_reasons(faults)}; 'pipelines/prepare.py --check' lists them"
+        )
+
+
+def _reasons(problems: Sequence[Problem]) -> str:
+    """What was left out, and the first of each kind."""
+    lost = lost_by_kind(problems)
+    first = {each.kind: each for each in reversed(problems) if each.lost}
+    return "".join(f"; left out {count} x {kind}, as {first[kind]}" for kind, count in lost.most_common())
+
+
+def problems_of(parts: Mapping[str, Records]) -> list[Problem]:
+    """Return what was wrong with the sources of all parts."""
+    return [problem for records in parts.values() for problem in records.problems]
+
+
+def read_by_part(sources: Sequence[Source], *, images_exist: bool = True) -> dict[str, Records]:
     """Read sources into the parts that `mst.data.join.join_records` takes.
 
     Args:
@@ -179,16 +253,19 @@ def read_by_part(sources: Sequence[Source], *, images_exist: bool = True) -> dic
         ConfigError: a source is for evaluation alone.
         DataError: a source cannot be read.
     """
-    parts: dict[str, list[ImageRecord]] = {"finer": [], "coarser": [], "stuff": []}
+    parts: dict[str, list[Records]] = {"finer": [], "coarser": [], "stuff": []}
     for source in sources:
-        if source.format not in RECORD_READERS:
-            raise ConfigError(f"source format '{source.format}' is for evaluation, not for training")
-        part = {"coco": "coarser", "panoptic": "stuff"}.get(source.format, "finer")
-        records = RECORD_READERS[source.format](source.path, source.images)
+        records = source.read()
         if images_exist:
             check_images([record.path for record in records], source.path)
-        parts[part] += records
-    return parts
+        parts[{"coco": "coarser", "panoptic": "stuff"}.get(source.format, "finer")].append(records)
+    return {
+        part: Records(
+            [record for records in read for record in records],
+            tuple(problem for records in read for problem in records.problems),
+        )
+        for part, read in parts.items()
+    }
 
 
 def read_samples(sources: Sequence[str], root: UPath, fetch: Fetch = fetch) -> SampleSet:
@@ -198,7 +275,7 @@ def read_samples(sources: Sequence[str], root: UPath, fetch: Fetch = fetch) -> S
 
     Raises:
         ConfigError: a source's name is wrong.
-        DataError: a source cannot be read or holds no object.
+        DataError: a source cannot be read or holds no object, or too many are faulty.
     """
     loaders: list[Callable[[], Sample]] = []
     for text in sources:

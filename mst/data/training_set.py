@@ -1,6 +1,7 @@
 """Training samples: an object of an image, as one augmented view, and the clicks on it."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -12,18 +13,20 @@ from torch.utils.data import Dataset
 
 from mst.clicks import Mask, click_tensor, sample_clicks
 from mst.config import Config
-from mst.data.annotations import ImageRecord, ObjectAnnotation
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Records
 from mst.data.augment import View, choose_view, degrade, happens, recolour
 from mst.data.copy_paste import Copy, choose_object, cut_out, leaves_enough
 from mst.data.files import Fetch, fetch
 from mst.data.images import RGB
+from mst.data.index import Index
 from mst.data.sampler import SampleKey
-from mst.errors import DataError, ImageError
+from mst.errors import AnnotationError, DataError, ImageError
 
 _log = logging.getLogger(__name__)
 
 _COPY_IS_OBJECT = 0.5  # probability that a pasted object is the sample's; else it is one of the others
-_ATTEMPTS = 50  # images tried before a data set is said to hold nothing to train on
+_ATTEMPTS = 1000  # images tried before a data set is said to hold nothing to train on
+_BROKEN = 50  # of them broken
 
 
 class Batch(NamedTuple):
@@ -38,7 +41,7 @@ class Batch(NamedTuple):
     draws: Tensor
     """(B, iterations) float64 in [0, 1): where among the pixels that may be clicked an added click falls."""
     skipped: Tensor
-    """(B,) int64, broken images that were met, and replaced, while this sample was made."""
+    """(B,) int64, images that could not be used, and were replaced, while this sample was made."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
@@ -48,43 +51,68 @@ class Batch(NamedTuple):
 class TrainingSet(Dataset[Batch]):
     """Samples by key; the same key gives the same sample on any machine.
 
-    A sample whose image is broken, or whose view shows no object of `min_area`, is replaced by one of
-    another image, drawn from the sample's own generator; broken images are logged and counted.
+    Samples are drawn from the images that have objects. One whose image or annotation cannot be used, or
+    whose view shows no object of `min_area`, is replaced by one of another image, drawn from the sample's own
+    generator; what cannot be used is logged and counted.
 
     Args:
         records: the images to train on.
         config: of the experiment.
         fetch: reads the images' files.
+
+    Raises:
+        DataError: no image has an object.
     """
 
     def __init__(self, records: Sequence[ImageRecord], config: Config, fetch: Fetch = fetch) -> None:
         self._records = records
+        self._drawn = _with_objects(records)
         self._config = config
         self._fetch = fetch
+        self.without_objects = len(records) - len(self._drawn)
+        """Images that are never drawn."""
+        self.left_out = records.left_out if isinstance(records, Records | Index) else Counter[str]()
+        """Objects that were left out when the annotations were read, by why."""
+        if not self._drawn:
+            raise DataError(f"none of {len(records)} images has an object to train on")
 
     def __len__(self) -> int:
-        return len(self._records)
+        """The number of images that are drawn from."""
+        return len(self._drawn)
+
+    def __str__(self) -> str:
+        """Images to draw from, and what is not drawn from, for a person."""
+        said = [f"{len(self):,} images"]
+        if self.without_objects:
+            said.append(f"{self.without_objects:,} without objects are not drawn")
+        said += [f"left out {count:,} x {kind}" for kind, count in self.left_out.most_common()]
+        return "; ".join(said)
 
     def name(self, key: SampleKey) -> str:
-        """Say which image a sample shows, if that is not broken."""
-        return str(self._records[key.record].path)
+        """Say which image a sample shows, if that can be used."""
+        return str(self._record(key.record).path)
+
+    def _record(self, number: int) -> ImageRecord:
+        return self._records[self._drawn[number]]
 
     def __getitem__(self, key: SampleKey) -> Batch:
         rng = np.random.default_rng((self._config.seed, key.epoch, key.position))
         index, skipped = key.record, 0
         for _ in range(_ATTEMPTS):
             try:
-                drawn = self._draw(self._records[index], rng)
-            except ImageError as error:
+                drawn = self._draw(self._record(index), rng)
+            except (ImageError, AnnotationError) as error:
                 _log.warning("left out of training: %s", error)
                 skipped += 1
+                if skipped == _BROKEN:
+                    raise DataError(f"{skipped} images in a row cannot be used; the last: {error}") from None
             else:
                 if drawn is not None:
                     return self._pack(*drawn, rng, skipped)
-            index = int(rng.integers(len(self._records)))
+            index = int(rng.integers(len(self)))
         raise DataError(
             f"{_ATTEMPTS} images in a row gave no object of at least {self._config.data.min_area:.2%} of a "
-            f"view ({skipped} were broken); lower data.min_area or check the data"
+            f"view ({skipped} could not be used); lower data.min_area or check the data"
         )
 
     def _draw(
@@ -136,7 +164,7 @@ class TrainingSet(Dataset[Batch]):
 
     def _copy(self, rng: np.random.Generator) -> Copy | None:
         """Cut an object out of another image."""
-        record = self._records[int(rng.integers(len(self._records)))]
+        record = self._record(int(rng.integers(len(self))))
         annotation = choose_object(record, rng)
         if annotation is None:
             return None
@@ -155,6 +183,13 @@ class TrainingSet(Dataset[Batch]):
             draws=torch.from_numpy(rng.random(self._config.clicks.max_iterations)),
             skipped=torch.tensor(skipped),
         )
+
+
+def _with_objects(records: Sequence[ImageRecord]) -> list[int]:
+    """The places of the images that have objects."""
+    if isinstance(records, Index):
+        return records.with_objects()
+    return [place for place, each in enumerate(records) if each.objects]
 
 
 def _split(

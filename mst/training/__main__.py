@@ -43,7 +43,7 @@ def train(config: Config, folder: Path, device: torch.device, *, allow_change: b
     sweep(place)
     training_set, validation = read_data(config)
     state, origin = start(config, found.path if found else None, device)
-    print(f"{len(training_set)} images, {len(validation)} validation objects; weights: {origin}", flush=True)
+    print(f"{training_set}; {len(validation)} validation objects; weights: {origin}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "metrics.jsonl").open("a") as curves:
         for report in fit(config, state, training_set, validation, Shard()):

@@ -31,6 +31,7 @@ from mst.training.step import train_step
 _log = logging.getLogger(__name__)
 
 _OBJECTS_AT_ONCE = 16  # of a validation on a GPU, which one object leaves idle
+_ENOUGH = 100  # samples after which the share of images that cannot be used says something
 _NO_MEMORY = ("can't allocate memory", "not enough memory")  # what PyTorch says on a CPU
 
 
@@ -75,7 +76,7 @@ def fit(
 
     Raises:
         TrainingError: `train.max_bad_steps` in a row had no finite gradient, a validation found no numbers,
-            or memory is too small.
+            more images than `data.max_faulty` allows cannot be used, or memory is too small.
     """
     while True:
         if _validation_is_due(state, config):
@@ -113,12 +114,15 @@ def _train_epoch(
     workers, pins = config.data.loader_workers, torch.cuda.is_available()
     mine = iter(DataLoader(training_set, batch_sampler=batches, num_workers=workers, pin_memory=pins))
     network = _network(state, config, epoch, shard)
-    skipped = 0
+    skipped = drawn = all_skipped = 0
     for number in range(first, train.steps_per_epoch):
         start = time.perf_counter()
         parts = {part: Batch(*next(mine)) for part in batches.mine}
         waited = time.perf_counter() - start
-        skipped += sum(int(batch.skipped.sum()) for batch in parts.values())
+        newly = sum(int(batch.skipped.sum()) for batch in parts.values())
+        skipped, all_skipped = skipped + newly, all_skipped + newly
+        drawn += sum(len(batch.skipped) for batch in parts.values())
+        _check_skipped(all_skipped, drawn, config)
         metrics = _take_step(network, state, parts, config)
         if state.bad_steps:
             keys = [key for part in parts for key in batches.keys(number, part)]
@@ -130,6 +134,22 @@ def _train_epoch(
             state.skipped_samples += sum(gather(skipped, shard))
             skipped = 0
         yield StepReport(epoch, state.step - 1, train.steps, metrics, is_checkpoint)
+
+
+def _check_skipped(skipped: int, drawn: int, config: Config) -> None:
+    """Stop where images that cannot be used are no exception.
+
+    Args:
+        skipped: such images of an epoch so far, as this worker met them.
+        drawn: samples that it made meanwhile.
+        config: of the experiment.
+    """
+    if drawn >= _ENOUGH and skipped > config.data.max_faulty * (skipped + drawn):
+        raise TrainingError(
+            f"{skipped} of {skipped + drawn} images that were drawn cannot be used, and at most "
+            f"{config.data.max_faulty:.0%} may be so (data.max_faulty); the log names them, and "
+            "'pipelines/prepare.py --check' lists them all"
+        )
 
 
 def _network(state: TrainingState, config: Config, epoch: int, shard: Shard) -> nn.Module:

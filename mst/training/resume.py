@@ -75,5 +75,7 @@ def read_data(config: Config) -> tuple[TrainingSet, SampleSet]:
         ConfigError, DataError: a source is wrong, or cannot be read.
     """
     root, fetch = UPath(config.data.root), reader(config.data.cache, config.data.cache_gb)
-    training_set = TrainingSet(read_records(config.data.train, root), config, fetch)
+    training_set = TrainingSet(
+        read_records(config.data.train, root, max_faulty=config.data.max_faulty), config, fetch
+    )
     return training_set, read_samples(config.data.val, root, fetch)

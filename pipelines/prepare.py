@@ -16,19 +16,15 @@ import json
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pyarrow as pa
-import ray
 import torch
-from ray.exceptions import RayTaskError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch.utils.data import default_collate
 from upath import UPath
@@ -36,11 +32,10 @@ from upath import UPath
 from mst.checkpoint import load_model
 from mst.command_line import add_options, count, given, parse, run
 from mst.config import Config
-from mst.data.annotations import ImageRecord, Problem, Records, lost_by_kind
-from mst.data.check import Checked, check_names, check_record, doubt
+from mst.data.annotations import ImageRecord, lost_by_kind
 from mst.data.files import fetch
 from mst.data.index import relative_to, to_batch, write_index
-from mst.data.join import RULES, join_records, nest
+from mst.data.join import RULES, join_nested
 from mst.data.sampler import SampleKey, epoch_order
 from mst.data.sources import INDEX, Source, check_sources, problems_of, read_by_part, read_records
 from mst.data.training_set import Batch, TrainingSet
@@ -51,14 +46,12 @@ from mst.pictures import contact_sheet
 from mst.report.figures import draw_sizes, object_sizes
 from mst.training import simulate_clicks
 from mst.training.step import iterations
+from pipelines.checking import check, show_problems, write_sound
 from pipelines.cluster import connect
+from pipelines.spreading import IMAGES_PER_TASK, Parts, spread
 from pipelines.storage import PROJECT
 
-_IMAGES_PER_TASK = 256
 _WORK = "work.json"
-
-Parts = Mapping[str, Sequence[ImageRecord]]
-"""Records by the part that they play in `join_records`."""
 
 _LEFT_OUT = b"left_out"  # of a part's file: how many objects joining left out, by why, in JSON
 
@@ -91,53 +84,13 @@ def prepare(texts: Sequence[str], root: UPath, out: Path) -> dict[str, Any]:
     jobs = list(_by_image(read))
     files = [parts / f"{number:05d}.arrow" for number in range(len(jobs))]
     waiting = [(job, root, file) for job, file in zip(jobs, files, strict=True) if not file.exists()]
-    for _ in _spread(_join_part, waiting, "joining", done=len(jobs) - len(waiting)):
+    for _ in spread(_join_part, waiting, "joining", done=len(jobs) - len(waiting)):
         pass
     left_out = sum((_left_out(file) for file in files), lost_by_kind(problems_of(read)))
     batches = (batch for file in files for batch in _read_part(file))
     manifest = write_index(out, batches, about | {"left_out": dict(left_out)})
     shutil.rmtree(parts)
     return manifest
-
-
-def check(texts: Sequence[str], root: UPath) -> tuple[Parts, list[Problem]]:
-    """Read all images and masks of some sources, in Ray tasks; Ray must be connected.
-
-    Returns:
-        What is sound, and what is not.
-
-    Raises:
-        ConfigError, DataError: a source is missing or no file of its format.
-    """
-    sources = check_sources(texts, root)
-    if [source.format for source in sources] == [INDEX]:
-        read = {"finer": Records(list(read_records(texts, root)))}
-    else:
-        read = read_by_part(sources, images_exist=False)
-    problems = problems_of(read)
-    sound: dict[str, list[ImageRecord]] = defaultdict(list)
-    for part, records in read.items():
-        problems += check_names(records)
-        calls = [(chunk,) for chunk in _chunks(records)]
-        found = [each for chunk in _spread(_check_part, calls, f"checking {part}") for each in chunk]
-        for each in doubt(found):
-            problems += each.problems
-            if each.record:
-                sound[part].append(each.record)
-    return sound, problems
-
-
-def write_sound(
-    sound: Parts, root: UPath, out: Path, texts: Sequence[str], problems: Sequence[Problem]
-) -> dict[str, Any]:
-    """Write an index of what a check found sound; annotations are joined, an index stays as it is."""
-    is_index = texts[0].startswith(f"{INDEX}:")
-    joined = Records(_unique(sound["finer"])) if is_index else _joined(sound)
-    faults = [each for each in problems if each.is_fault]  # what rules leave out, joining counts
-    left_out = lost_by_kind(faults) + joined.left_out
-    about = {"sources": [{"source": each} for each in texts], "rules": RULES, "left_out": dict(left_out)}
-    records = [each for each in joined if each.objects]
-    return write_index(out, (to_batch(chunk, root) for chunk in _chunks(records)), about)
 
 
 def draw(
@@ -218,7 +171,7 @@ def _work_folder(out: Path, about: dict[str, Any]) -> Path:
 def _by_image(read: Parts) -> Iterator[Parts]:
     """Split records into jobs, each with all that is known of its images."""
     paths = sorted({str(record.path) for records in read.values() for record in records})
-    job_of = {path: number // _IMAGES_PER_TASK for number, path in enumerate(paths)}
+    job_of = {path: number // IMAGES_PER_TASK for number, path in enumerate(paths)}
     jobs: dict[int, dict[str, list[ImageRecord]]] = defaultdict(lambda: {part: [] for part in read})
     for part, records in read.items():
         for record in records:
@@ -226,22 +179,9 @@ def _by_image(read: Parts) -> Iterator[Parts]:
     return (jobs[number] for number in sorted(jobs))
 
 
-def _joined(job: Parts) -> Records:
-    records = join_records(job.get("finer", []), job.get("coarser", []), job.get("stuff", []))
-    return replace(records, images=[record.with_objects(nest(record.objects)) for record in records])
-
-
-def _chunks(records: Sequence[ImageRecord]) -> Iterator[Sequence[ImageRecord]]:
-    return (records[i : i + _IMAGES_PER_TASK] for i in range(0, len(records), _IMAGES_PER_TASK))
-
-
-def _unique(records: Iterable[ImageRecord]) -> list[ImageRecord]:
-    return list({str(record.path): record for record in records}.values())
-
-
 def _join_part(job: Parts, root: UPath, file: Path) -> None:
     """Join some images, and write them to a file that appears whole."""
-    joined = _joined(job)
+    joined = join_nested(**job)
     batch = to_batch(joined, root)
     schema = batch.schema.with_metadata({_LEFT_OUT: json.dumps(joined.left_out)})
     writing = file.with_suffix(".writing")
@@ -263,35 +203,6 @@ def _left_out(file: Path) -> Counter[str]:
         return Counter(json.loads(pa.ipc.open_stream(source).schema.metadata[_LEFT_OUT]))
 
 
-def _check_part(records: Sequence[ImageRecord]) -> list[Checked]:
-    return [check_record(record) for record in records]
-
-
-def _spread(
-    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], title: str, done: int = 0
-) -> Iterator[Any]:
-    """Call a function on a Ray cluster, some calls at a time, and yield results in the calls' order.
-
-    Raises:
-        DataError: as the function does.
-    """
-    task = ray.remote(function)
-    ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns) as bar:
-            shown = bar.add_task(title, total=len(calls) + done, completed=done)
-            running: list[ray.ObjectRef[Any]] = []
-            for call in [*calls, *[None] * ahead]:
-                if call is not None:
-                    running.append(task.remote(*call))
-                if running and (call is None or len(running) > ahead):
-                    yield ray.get(running.pop(0))
-                    bar.advance(shown)
-    except RayTaskError as error:
-        raise error.cause from None
-
-
 def show_manifest(out: Path, manifest: dict[str, Any]) -> None:
     """Print what an index holds."""
     table = Table(title=str(out), box=SIMPLE_HEAD, show_header=False)
@@ -303,29 +214,6 @@ def show_manifest(out: Path, manifest: dict[str, Any]) -> None:
     for source in manifest["sources"]:
         table.add_row("from", source["source"])
     Console().print(table)
-
-
-def show_problems(problems: Sequence[Problem], images: int) -> None:
-    """Print what a check found: faults by kind, with an example of each, and what rules leave out."""
-    faults = [each for each in problems if each.is_fault]
-    by_rule = [each for each in problems if not each.is_fault]
-    if faults:
-        _print_table(f"{len(faults)} problems, {images} sound images", "problem", faults)
-    else:
-        print(f"{images} images, no problems")
-    if by_rule:
-        _print_table("left out by the rules of docs/data.md", "what", by_rule)
-
-
-def _print_table(title: str, kind: str, problems: Sequence[Problem]) -> None:
-    table = Table(title=title, box=SIMPLE_HEAD)
-    for column in (kind, "how often", "objects left out", "for example"):
-        table.add_column(column)
-    examples = {each.kind: each for each in reversed(problems)}
-    lost = lost_by_kind(problems)
-    for name, number in Counter(each.kind for each in problems).most_common():
-        table.add_row(name, str(number), str(lost[name]), str(examples[name]))
-    Console().print(table, markup=False)
 
 
 def main() -> None:

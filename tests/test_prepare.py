@@ -18,8 +18,10 @@ from upath import UPath
 from mst.data.index import Index
 from mst.data.join import join_records, nest
 from mst.data.sources import check_sources, read_by_part, read_records
+from mst.errors import DataError
 from pipelines import prepare as prepare_module
-from pipelines.prepare import check, prepare, write_sound
+from pipelines.checking import check, write_sound
+from pipelines.prepare import prepare
 
 PROJECT = Path(__file__).resolve().parent.parent
 SOURCES = ["lvis:annotations/lvis_train.json", "coco:annotations/instances_train.json"]
@@ -82,7 +84,7 @@ def test_an_index_holds_what_the_join_gives(scenes, tmp_path, cluster):
 
 
 def test_a_preparation_goes_on_where_it_was_stopped(scenes, tmp_path, monkeypatch, cluster):
-    monkeypatch.setattr(prepare_module, "_IMAGES_PER_TASK", 4)
+    monkeypatch.setattr(prepare_module, "IMAGES_PER_TASK", 4)
     write = prepare_module.write_index
     monkeypatch.setattr(prepare_module, "write_index", lambda *_: sys.exit("killed"))
     with pytest.raises(SystemExit):
@@ -168,57 +170,115 @@ def test_stuff_is_what_no_object_covers_and_parts_know_their_whole(tmp_path):
     assert not any(each.is_stuff for each in record.objects)
 
 
-FAULTS = {
+ONE_OF_EACH = {
     "image missing or unreadable": "b.jpg",
     "image of another size than annotated": "c.jpg",
-    "image without objects": "d.jpg",
-    "annotation twice": "instances_train.json:1",
+    "annotation of the pixels as stored, not upright": "turned.jpg",
+    "annotation perhaps of the pixels as stored, not upright": "upside_down.jpg",
+    "malformed image entry": "instances_train.json: image 9",
+    "image id of several images": "instances_train.json: image 10",
+    "image of two sizes": "instances_train.json: image 11",
+    "image entry twice": "instances_train.json: image 1",
+    "image twice": "a.jpg",
+    "annotation twice": "instances_train.json:2",
+    "annotation id of several objects": "instances_train.json:1",
+    "annotation of no image": "instances_train.json:20",
     "empty mask": "instances_train.json:21",
     "mask of another size than its image": "instances_train.json:22",
     "malformed mask": "instances_train.json:23",
-    "box outside the image, or empty": "instances_train.json:24",
+    "box in the file that is not the mask's": "instances_train.json:24",
+    "area in the file that is not the mask's": "instances_train.json:25",
+    "annotation without a mask": "instances_train.json:26",
+    "malformed annotation": "instances_train.json:27",
+}
+BY_RULE = {
+    "crowd": "instances_train.json:30",
+    "object smaller than 80 px": "instances_train.json:31",
+    "image without objects": "d.jpg",
 }
 
 
 @pytest.fixture
 def faulty(tmp_path) -> Path:
-    """A COCO folder with one fault of each kind."""
+    """A COCO folder with one fault of each kind, and what rules leave out."""
     root, good = tmp_path / "faulty", square(5, 5, 20)
     wrong_size = {"size": [20, 20], "counts": encoded(np.ones((20, 20), bool))["counts"]}
     annotations = [
         entry(1, good),
         entry(1, square(8, 30, 12)),
-        entry(2, good, image_id=2),
-        entry(3, good, image_id=3),
+        entry(2, square(2, 40, 15)),
+        entry(2, square(2, 40, 15)),
+        entry(3, good, image_id=2),
+        entry(4, good, image_id=3),
+        entry(5, good, image_id=5),
+        entry(6, good, image_id=6),
+        entry(7, square(20, 2, 15), image_id=7),
+        entry(8, good, image_id=10),
+        entry(9, good, image_id=11),
+        entry(20, good, image_id=99),
         entry(21, good & False, area=400, bbox=[5, 5, 20, 20]),
         entry(22, good, segmentation=wrong_size),
         entry(23, good, segmentation={"size": [HEIGHT, WIDTH], "counts": "no RLE"}),
-        entry(24, good, bbox=[50, 5, 20, 20]),
+        entry(24, square(25, 5, 14), bbox=[50, 5, 20, 20]),
+        entry(25, square(25, 40, 14), area=0),
+        entry(26, good, segmentation=[]),
+        entry(27, good, iscrowd="0"),
+        entry(30, good, iscrowd=1),
+        entry(31, square(0, 0, 5)),
     ]
-    write_coco(root, [(1, "a.jpg"), (2, "b.jpg"), (3, "c.jpg"), (4, "d.jpg")], annotations)
+    files = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "turned.jpg", "upside_down.jpg", "e.jpg", "f.jpg", "g.jpg"]
+    images = list(enumerate(files[:6], 1))
+    images += [(1, "a.jpg"), (7, "a.jpg"), (10, "e.jpg"), (10, "f.jpg"), (11, "g.jpg"), (11, "g.jpg")]
+    write_coco(root, images, annotations)
+    path = root / "annotations" / "instances_train.json"
+    tables = json.loads(path.read_text())
+    tables["images"][-1]["width"] = WIDTH + 1
+    tables["images"].append({"id": 9, "file_name": "h.jpg", "height": "NaN", "width": WIDTH})
+    path.write_text(json.dumps(tables))
     (root / "train" / "b.jpg").write_bytes(b"no image")
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(root / "train" / "c.jpg")
+    for name, orientation in (("turned", 6), ("upside_down", 3)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (WIDTH, HEIGHT)).save(root / "train" / f"{name}.jpg", exif=exif)
     return root
 
 
 def test_each_kind_of_fault_is_found_and_left_out(faulty, tmp_path, cluster):
     sources = ["coco:annotations/instances_train.json"]
     sound, problems = check(sources, UPath(faulty))
-    found = {each.kind: Path(each.where).name for each in problems}
-    assert found == FAULTS
-    assert len(problems) == len(FAULTS)
-    write_sound(sound, UPath(faulty), tmp_path / "fixed", sources, len(problems))
+    faults = {each.kind: Path(each.where).name for each in problems if each.is_fault}
+    assert faults == ONE_OF_EACH
+    assert {each.kind: Path(each.where).name for each in problems if not each.is_fault} == BY_RULE
+    assert len(problems) == len(ONE_OF_EACH) + len(BY_RULE)
+    assert all(each.detail for each in problems)
+    manifest = write_sound(sound, UPath(faulty), tmp_path / "fixed", sources, problems)
     (record,) = Index(UPath(tmp_path / "fixed"), UPath(faulty))
-    assert [each.name for each in record.objects] == ["instances_train.json:1"]
+    kept = [each.name.partition(":")[2] for each in record.objects]
+    assert kept == ["1", "1 (2)", "2", "24", "25", "7"]
+    assert [each.area for each in record.objects] == [400, 144, 225, 196, 196, 225]
+    assert manifest["left_out"]["malformed mask"] == 1
+    assert manifest["left_out"]["crowd"] == 1
+    assert sum(manifest["left_out"].values()) == 14
     again, left = check([f"index:{tmp_path / 'fixed'}"], UPath(faulty))
     assert left == []
     assert len(again["finer"]) == 1
 
 
+def test_a_training_refuses_data_of_which_too_much_is_faulty(faulty):
+    source = ["coco:annotations/instances_train.json"]
+    with pytest.raises(DataError, match=r"11 of 17 objects are faulty, and at most 10% .*malformed mask"):
+        read_records(source, UPath(faulty))
+    records = read_records(source, UPath(faulty), max_faulty=0.9)
+    assert records.left_out["malformed mask"] == 1
+    assert records.left_out["crowd"] == 1
+
+
 def test_missing_images_are_faults_too(faulty, cluster):
     (faulty / "train" / "b.jpg").unlink()
     _, problems = check(["coco:annotations/instances_train.json"], UPath(faulty))
-    assert ("image missing or unreadable", str(faulty / "train" / "b.jpg")) in problems
+    found = [each.where for each in problems if each.kind == "image missing or unreadable"]
+    assert found == [str(faulty / "train" / "b.jpg")]
 
 
 def test_the_command_line_checks_fixes_and_draws(faulty, scenes, tmp_path, cluster):
@@ -229,12 +289,13 @@ def test_the_command_line_checks_fixes_and_draws(faulty, scenes, tmp_path, clust
             check=False,
             capture_output=True,
             text=True,
-            env={**os.environ, "COLUMNS": "200"},
+            env={**os.environ, "COLUMNS": "300"},
         )
 
     found = run(faulty, "--check", "coco:annotations/instances_train.json")
     assert found.returncode == 1
-    assert all(kind in found.stdout for kind in FAULTS)
+    assert all(kind in found.stdout for kind in (*ONE_OF_EACH, *BY_RULE))
+    assert "Traceback" not in found.stderr
     sound = run(
         scenes,
         "--check",

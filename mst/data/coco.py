@@ -89,17 +89,20 @@ def _read(
     tables = load_tables(annotations)
     problems: list[Problem] = []
     keys = []
+    malformed: dict[int | str, Problem] = {}  # by id, or by place where that is wrong
     for place, entry in enumerate(tables["images"]):
         name = f"{annotations.name}: image {_id_of(entry, place)}"
         wrong = _fault_of_image(entry, field)
         if wrong:
-            problems.append(Problem(BAD_IMAGE, name, wrong, lost=0))
+            malformed[_id_of(entry, place)] = Problem(BAD_IMAGE, name, wrong, lost=0)
         else:
             path = resolve_inside(folder, file_of(entry[field]), f"{annotations}: image {entry['id']}")
             keys.append(Key(entry["id"], path, int(entry["height"]), int(entry["width"])))
-    if problems and not keys:
-        raise DataError(f"{annotations}: none of {len(problems)} images can be read; {problems[0]}")
-    of_images, faulty = unique_images(keys, annotations.name)
+    if malformed and not keys:
+        first = next(iter(malformed.values()))
+        raise DataError(f"{annotations}: none of {len(malformed)} images can be read; {first}")
+    of_images, doubtful = unique_images(keys, annotations.name)
+    faulty = malformed | doubtful
     objects = _Objects(annotations.name, of_images, frozenset(faulty), crowds, problems)
     for place, entry in enumerate(tables["annotations"]):
         objects.add(place, entry)
@@ -166,7 +169,7 @@ class _Objects:
     ) -> None:
         self._file, self._images, self._faulty, self._crowds = file, images, faulty, crowds
         self._problems = problems
-        self._seen: dict[Any, list[Any]] = {}  # by id of the annotation: image and segmentation of each
+        self._seen: dict[str, list[Any]] = {}  # by name: image and segmentation of each annotation
         self._lost: dict[Any, int] = defaultdict(int)  # by id of an image that cannot be used
         self.by_image: dict[int | str, list[ObjectAnnotation]] = defaultdict(list)
 
@@ -194,7 +197,7 @@ class _Objects:
         if fault:
             self._problems.append(Problem(fault[0], name, fault[1]))
             return
-        earlier = self._seen.setdefault(number, [])
+        earlier = self._seen.setdefault(name, [])
         if (key.image_id, segmentation) in earlier:
             self._problems.append(Problem(ANNOTATION_TWICE, name, "it stands there again", lost=0))
             return

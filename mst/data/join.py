@@ -101,6 +101,14 @@ def _of_size(record: ImageRecord, part: Mapping[UPath, ImageRecord]) -> _Sieved:
     return kept, left_out
 
 
+def join_nested(
+    finer: Sequence[ImageRecord] = (), coarser: Sequence[ImageRecord] = (), stuff: Sequence[ImageRecord] = ()
+) -> Records:
+    """Join lists of records as `join_records` does, and note which object is a part of which (`nest`)."""
+    joined = join_records(finer, coarser, stuff)
+    return replace(joined, images=[record.with_objects(nest(record.objects)) for record in joined])
+
+
 def nest(objects: Sequence[ObjectAnnotation]) -> list[ObjectAnnotation]:
     """Note for each object the smallest larger one that contains nine tenths of it."""
     if not objects:

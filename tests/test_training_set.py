@@ -7,13 +7,15 @@ import torch
 from pycocotools import mask as coco_mask
 
 from mst.config import DataConfig
+from mst.data.annotations import ObjectAnnotation
 from mst.data.augment import View, choose_view, degrade, recolour
 from mst.data.runs import Runs
 from mst.data.sampler import SampleKey, Shard, ShardedBatches, epoch_order
-from mst.data.sources import read_records
+from mst.data.sources import SampleSet, read_records
 from mst.data.training_set import TrainingSet
-from mst.errors import DataError
+from mst.errors import DataError, TrainingError
 from mst.overrides import override
+from mst.training import fit, new_state
 
 
 def runs(mask):
@@ -293,3 +295,57 @@ def test_a_batch_that_cannot_be_shared_is_refused():
         ShardedBatches(10, 24, 8, micro_batches=3, **arguments)
     with pytest.raises(ValueError, match="2 micro-batches are too few for 3 workers"):
         ShardedBatches(10, 24, 8, micro_batches=2, **arguments)
+
+
+def test_samples_are_drawn_from_images_that_have_objects(records, config):
+    """5 of 100 images show an object, as in the inspection of products."""
+    empty = [record.with_objects([]) for record in records] * 8
+    few = [*empty[:40], *records[:5], *empty[40:95]]
+    training_set = TrainingSet(few, config)
+    assert training_set.without_objects == len(few) - 5
+    assert str(training_set) == f"5 images; {len(few) - 5} others have no objects and are not drawn"
+    wanted = {str(record.path) for record in records[:5]}
+    order = epoch_order(len(training_set), 2 * len(few), 0, 0)
+    names = [training_set.name(SampleKey(0, i, record)) for i, record in enumerate(order)]
+    assert set(names) == wanted
+    assert max(map(names.count, wanted)) < 2 * min(map(names.count, wanted))
+    for position, record in enumerate(order):
+        assert training_set[SampleKey(0, position, record)].skipped == 0
+
+
+def test_images_with_objects_are_drawn_as_without_the_others(records, config):
+    key = SampleKey(1, 7, 3)
+    alone = TrainingSet(records, config)[key]
+    beside = TrainingSet([*records, *(record.with_objects([]) for record in records)], config)[key]
+    assert all(torch.equal(one, other) for one, other in zip(alone, beside, strict=True))
+
+
+def test_data_without_any_object_are_refused(records, config):
+    with pytest.raises(DataError, match="none of 12 images has an object to train on"):
+        TrainingSet([record.with_objects([]) for record in records], config)
+
+
+def test_a_wrong_annotation_is_replaced_counted_and_named(records, config, caplog):
+    """What no reader can know: the image has another size, or an index was damaged."""
+    damaged = ObjectAnnotation({"size": [256, 192], "counts": b"no RLE"}, 256, 192, "index:7")
+    first = replace(records[0], width=records[0].width + 1)
+    second = replace(records[1], objects=(replace(damaged, measured=records[1].objects[0].extent),))
+    config = override(config, {"data.crop_whole": 1.0, "data.background": 0.0})
+    training_set = TrainingSet([first, second, *records[2:]], config)
+    for place, name in enumerate((str(first.path), "index:7")):
+        sample = training_set[SampleKey(0, 0, place)]
+        assert sample.skipped >= 1
+        assert sample.mask.any()
+        assert f"left out of training: {name}: " in caplog.text
+
+
+def test_a_training_ends_where_wrong_images_are_no_exception(records, config):
+    config = override(config, {"train.samples_per_epoch": "400", "train.batch_size": "8"})
+    damaged = [replace(record, width=record.width + 1) for record in records[:6]] + list(records[6:])
+    state, _ = new_state(config, torch.device("cpu"))
+    steps = fit(config, state, TrainingSet(damaged, config), SampleSet([]), Shard())
+    with pytest.raises(
+        TrainingError, match=r"\d+ of \d+ images that were drawn cannot be used, and at most 10%"
+    ):
+        list(steps)
+    assert 100 <= state.step * 8 + 8 < 120

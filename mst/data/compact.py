@@ -30,7 +30,7 @@ from mst.data.encode import annotate
 from mst.data.images import read_file, resize
 from mst.data.index import relative_to, to_batch, write_index
 from mst.data.join import MIN_AREA, RULES, join_records, nest
-from mst.data.sources import check_sources, read_by_part
+from mst.data.sources import check_sources, problems_of, read_by_part, tell
 from mst.errors import ConfigError, DataError
 
 IMAGES, TRAIN, VAL = "images", "train", "val"
@@ -103,7 +103,9 @@ def split(sources: Sequence[str], hold_out: str, root: UPath, every: int) -> dic
         raise ConfigError(f"'{hold_out}' has no objects to validate on: hold out one that is not stuff")
     held = sorted(join_records(**read_by_part(source)), key=lambda each: str(each.path))[::every]
     paths = {str(each.path) for each in held}
-    joined = join_records(**read_by_part([*source, *check_sources(sources, root)]))
+    parts = read_by_part([*source, *check_sources(sources, root)])
+    joined = join_records(**parts)
+    tell([*problems_of(parts), *joined.problems], ", ".join((hold_out, *sources)))
     rest = [each for each in joined if str(each.path) not in paths]
     return {TRAIN: list(_with_objects(rest)), VAL: list(_with_objects(held))}
 

@@ -15,7 +15,7 @@ grabcut:/data/GrabCut                           an evaluation set (`mst.data.eva
 
 import hashlib
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -209,17 +209,30 @@ def read_records(sources: Sequence[str], root: UPath, *, max_faulty: float = MAX
     joined = join_records(**parts)
     problems = (*problems_of(parts), *joined.problems)
     what = ", ".join(sources) or "an empty list"
+    tell(problems, what)
     _check_faults(problems, sum(len(record.objects) for record in joined), what, max_faulty)
     return Records(joined.images, problems)
 
 
+def tell(problems: Sequence[Problem], what: str) -> None:
+    """Log what was wrong with a data set, by kind with the first of each, and what rules left out."""
+    by_kind: dict[str, list[Problem]] = defaultdict(list)
+    for each in problems:
+        if each.is_fault:
+            by_kind[each.kind].append(each)
+    for kind, found in by_kind.items():
+        lost = lost_by_kind(found)[kind]
+        _log.warning(
+            "%s: %d x %s, %d objects left out; the first is %s", what, len(found), kind, lost, found[0]
+        )
+    by_rule = lost_by_kind([each for each in problems if not each.is_fault])
+    if by_rule:
+        _log.warning("%s: left out %s", what, ", ".join(f"{n} x {kind}" for kind, n in by_rule.most_common()))
+
+
 def _check_faults(problems: Sequence[Problem], kept: int, what: str, max_faulty: float) -> None:
-    """Log what is wrong with data, and refuse them where that is too much or nothing is left."""
+    """Refuse data of which nothing is left, or too much is faulty."""
     faults = [each for each in problems if each.is_fault]
-    for kind, count in Counter(each.kind for each in faults).items():
-        first = next(each for each in faults if each.kind == kind)
-        lost = lost_by_kind([each for each in faults if each.kind == kind])[kind]
-        _log.warning("%s: %d x %s, %d objects left out; the first is %s", what, count, kind, lost, first)
     lost = lost_by_kind(faults).total()
     if not kept:
         raise DataError(f"no objects of at least {MIN_AREA} px in {what}{_reasons(problems)}")

@@ -51,9 +51,9 @@ class Batch(NamedTuple):
 class TrainingSet(Dataset[Batch]):
     """Samples by key; the same key gives the same sample on any machine.
 
-    Samples are drawn from the images that have objects. One whose image or annotation cannot be used, or
-    whose view shows no object of `min_area`, is replaced by one of another image, drawn from the sample's own
-    generator; what cannot be used is logged and counted.
+    Samples are drawn from the images that have objects: for one without, another stands in. A sample whose
+    image or annotation cannot be used, or whose view shows no object of `min_area`, is replaced by one of
+    another image, drawn from the sample's own generator; what cannot be used is logged and counted.
 
     Args:
         records: the images to train on.
@@ -70,21 +70,21 @@ class TrainingSet(Dataset[Batch]):
         self._config = config
         self._fetch = fetch
         self.without_objects = len(records) - len(self._drawn)
-        """Images that are never drawn."""
+        """Images for which others stand in."""
         self.left_out = records.left_out if isinstance(records, Records | Index) else Counter[str]()
         """Objects that were left out when the annotations were read, by why."""
         if not self._drawn:
             raise DataError(f"none of {len(records)} images has an object to train on")
 
     def __len__(self) -> int:
-        """The number of images that are drawn from."""
-        return len(self._drawn)
+        """The number of images, which keys count."""
+        return len(self._records)
 
     def __str__(self) -> str:
-        """Images to draw from, and what is not drawn from, for a person."""
-        said = [f"{len(self):,} images"]
+        """What is drawn from, and what is not, for a person."""
+        said = [f"{len(self._drawn):,} images"]
         if self.without_objects:
-            said.append(f"{self.without_objects:,} without objects are not drawn")
+            said.append(f"{self.without_objects:,} others have no objects and are not drawn")
         said += [f"left out {count:,} x {kind}" for kind, count in self.left_out.most_common()]
         return "; ".join(said)
 
@@ -93,7 +93,8 @@ class TrainingSet(Dataset[Batch]):
         return str(self._record(key.record).path)
 
     def _record(self, number: int) -> ImageRecord:
-        return self._records[self._drawn[number]]
+        record = self._records[number]
+        return record if record.objects else self._records[self._drawn[number % len(self._drawn)]]
 
     def __getitem__(self, key: SampleKey) -> Batch:
         rng = np.random.default_rng((self._config.seed, key.epoch, key.position))

@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 from upath import UPath
 
-from mst.data.annotations import ImageRecord, Problem, Records, lost_by_kind
+from mst.data.annotations import ImageRecord, Records
 from mst.data.check import Checked, check_names, check_record, doubt
 from mst.data.index import to_batch, write_index
 from mst.data.join import RULES, SMALL, join_nested
+from mst.data.problems import Problem, lost_by_kind
 from mst.data.sources import INDEX, check_sources, problems_of, read_by_part, read_records
 from pipelines.spreading import Parts, chunks, spread
 

@@ -32,10 +32,11 @@ from upath import UPath
 from mst.checkpoint import load_model
 from mst.command_line import add_options, count, given, parse, run
 from mst.config import Config
-from mst.data.annotations import ImageRecord, lost_by_kind
+from mst.data.annotations import ImageRecord
 from mst.data.files import fetch
 from mst.data.index import relative_to, to_batch, write_index
 from mst.data.join import RULES, join_nested
+from mst.data.problems import lost_by_kind
 from mst.data.sampler import SampleKey, epoch_order
 from mst.data.sources import INDEX, Source, check_sources, problems_of, read_by_part, read_records
 from mst.data.training_set import Batch, TrainingSet

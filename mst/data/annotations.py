@@ -14,29 +14,12 @@ from upath import UPath
 from mst.clicks import Mask
 from mst.data.files import Fetch, fetch
 from mst.data.images import RGB, read_header, read_image
+from mst.data.problems import Problem, lost_by_kind
 from mst.data.runs import Runs, paint
 from mst.errors import AnnotationError, DataError, NothingToClickError, SizeError
 
 Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]
 """COCO's two forms: polygons [x1, y1, x2, y2, ...] or a run-length encoding {"size", "counts"}."""
-
-
-class Problem(NamedTuple):
-    """What of a data set is left out, or looks wrong."""
-
-    kind: str
-    """What is wrong, in a few words that are the same for all of the kind."""
-    where: str
-    """The image, or the annotation."""
-    detail: str = ""
-    """What exactly, and what would be right."""
-    lost: int = 1
-    """Objects that are left out for it; 0 where the data are used all the same."""
-    is_fault: bool = True
-    """False for what a rule of ours leaves out of sound data, such as crowds."""
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.detail or self.kind}"
 
 
 class Extent(NamedTuple):
@@ -211,15 +194,6 @@ class Records(Sequence[ImageRecord]):
     def left_out(self) -> Counter[str]:
         """How many objects were left out, by why."""
         return lost_by_kind(self.problems)
-
-
-def lost_by_kind(problems: Sequence[Problem]) -> Counter[str]:
-    """Count the objects that are left out, by why."""
-    lost: Counter[str] = Counter()
-    for each in problems:
-        if each.lost:
-            lost[each.kind] += each.lost
-    return lost
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem
+from mst.data.annotations import ImageRecord, ObjectAnnotation
 from mst.data.files import Fetch, fetch
 from mst.data.images import read_header
 from mst.data.join import EMPTY, MIN_AREA, SMALL
 from mst.data.pairs import BROKEN_IMAGE
+from mst.data.problems import Problem
 from mst.data.segmentations import MALFORMED, OTHER_SIZE, shown
 from mst.errors import AnnotationError, ImageError, SizeError
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from upath import UPath
 
-from mst.data.annotations import Declared, ImageRecord, ObjectAnnotation, Problem, Records, resolve_inside
+from mst.data.annotations import Declared, ImageRecord, ObjectAnnotation, Records, resolve_inside
 from mst.data.files import fetch, names
 from mst.data.images import MAX_PIXELS
+from mst.data.problems import Problem
 from mst.data.segmentations import fault_of, shown
 from mst.errors import DataError
 

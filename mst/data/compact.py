@@ -30,7 +30,8 @@ from mst.data.encode import annotate
 from mst.data.images import read_file, resize
 from mst.data.index import relative_to, to_batch, write_index
 from mst.data.join import MIN_AREA, RULES, join_records, nest
-from mst.data.sources import check_sources, problems_of, read_by_part, tell
+from mst.data.problems import tell
+from mst.data.sources import check_sources, problems_of, read_by_part
 from mst.errors import ConfigError, DataError
 
 IMAGES, TRAIN, VAL = "images", "train", "val"

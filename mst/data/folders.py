@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from upath import UPath
 
-from mst.data.annotations import Problem
 from mst.data.files import is_remote
 from mst.data.index import relative_to
+from mst.data.problems import Problem
 from mst.errors import DataError
 
 _log = logging.getLogger(__name__)

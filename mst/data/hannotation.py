@@ -8,13 +8,14 @@ import numpy as np
 from upath import UPath
 
 from mst.data import plain_pickle
-from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem, Records, resolve_inside
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Records, resolve_inside
 from mst.data.coco import check_images
 from mst.data.encode import annotate
 from mst.data.files import fetch
 from mst.data.images import read_header
 from mst.data.join import EMPTY
 from mst.data.mask_images import decode_labels
+from mst.data.problems import Problem
 from mst.errors import DataError
 
 

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from upath import UPath
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem, Records, malformed
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Records, malformed
 from mst.data.encode import annotate
+from mst.data.problems import Problem
 from mst.data.runs import paint
 from mst.data.segmentations import OTHER_SIZE
 

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem, Records
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Records
 from mst.data.encode import annotate
 from mst.data.folders import list_files
 from mst.data.mask_images import read_labels
 from mst.data.pairs import NO_PHOTO, UNREADABLE, shape_of
+from mst.data.problems import Problem
 from mst.data.segmentations import OTHER_SIZE
 from mst.errors import DataError, ImageError
 

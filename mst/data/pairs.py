@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from mst.clicks import Mask
-from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem, Records
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Records
 from mst.data.encode import annotate
 from mst.data.folders import list_files
 from mst.data.images import read_file, read_header
 from mst.data.join import EMPTY
 from mst.data.mask_images import decode_mask
+from mst.data.problems import Problem
 from mst.data.segmentations import OTHER_SIZE
 from mst.errors import DataError, ImageError, MaskError
 

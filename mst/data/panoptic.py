@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from upath import UPath
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem, Records, resolve_inside
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Records, resolve_inside
 from mst.data.coco import (
     ANNOTATION_TWICE,
     BAD_ANNOTATION,
@@ -20,6 +20,7 @@ from mst.data.coco import (
 from mst.data.encode import annotate
 from mst.data.images import read_image
 from mst.data.pairs import UNREADABLE
+from mst.data.problems import Problem
 from mst.errors import DataError, ImageError
 
 

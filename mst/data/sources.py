@@ -14,8 +14,6 @@ grabcut:/data/GrabCut                           an evaluation set (`mst.data.eva
 """
 
 import hashlib
-import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,19 +23,18 @@ from typing import NamedTuple
 import numpy as np
 from upath import UPath
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation, Problem, Records, Sample, lost_by_kind
+from mst.data.annotations import ImageRecord, ObjectAnnotation, Records, Sample
 from mst.data.coco import check_images, read_coco, read_lvis
 from mst.data.evaluation_sets import EVALUATION_SETS
 from mst.data.files import Fetch, exists, fetch, is_folder, names
 from mst.data.hannotation import read_hannotation
 from mst.data.index import MANIFEST, Index
-from mst.data.join import MIN_AREA, join_records
+from mst.data.join import join_records
 from mst.data.label_maps import read_label_maps
 from mst.data.pairs import read_pairs
 from mst.data.panoptic import read_panoptic
+from mst.data.problems import Problem, check_share, tell
 from mst.errors import ConfigError, DataError
-
-_log = logging.getLogger(__name__)
 
 INDEX = "index"
 RECORD_READERS: dict[str, Callable[..., Records]] = {
@@ -210,44 +207,8 @@ def read_records(sources: Sequence[str], root: UPath, *, max_faulty: float = MAX
     problems = (*problems_of(parts), *joined.problems)
     what = ", ".join(sources) or "an empty list"
     tell(problems, what)
-    _check_faults(problems, sum(len(record.objects) for record in joined), what, max_faulty)
+    check_share(problems, sum(len(record.objects) for record in joined), what, max_faulty)
     return Records(joined.images, problems)
-
-
-def tell(problems: Sequence[Problem], what: str) -> None:
-    """Log what was wrong with a data set, by kind with the first of each, and what rules left out."""
-    by_kind: dict[str, list[Problem]] = defaultdict(list)
-    for each in problems:
-        if each.is_fault:
-            by_kind[each.kind].append(each)
-    for kind, found in by_kind.items():
-        lost = lost_by_kind(found)[kind]
-        _log.warning(
-            "%s: %d x %s, %d objects left out; the first is %s", what, len(found), kind, lost, found[0]
-        )
-    by_rule = lost_by_kind([each for each in problems if not each.is_fault])
-    if by_rule:
-        _log.warning("%s: left out %s", what, ", ".join(f"{n} x {kind}" for kind, n in by_rule.most_common()))
-
-
-def _check_faults(problems: Sequence[Problem], kept: int, what: str, max_faulty: float) -> None:
-    """Refuse data of which nothing is left, or too much is faulty."""
-    faults = [each for each in problems if each.is_fault]
-    lost = lost_by_kind(faults).total()
-    if not kept:
-        raise DataError(f"no objects of at least {MIN_AREA} px in {what}{_reasons(problems)}")
-    if lost > max_faulty * (lost + kept):
-        raise DataError(
-            f"{what}: {lost} of {lost + kept} objects are faulty, and at most {max_faulty:.0%} may be "
-            f"(data.max_faulty){_reasons(faults)}; 'pipelines/prepare.py --check' lists them"
-        )
-
-
-def _reasons(problems: Sequence[Problem]) -> str:
-    """What was left out, and the first of each kind."""
-    lost = lost_by_kind(problems)
-    first = {each.kind: each for each in reversed(problems) if each.lost}
-    return "".join(f"; left out {count} x {kind}, as {first[kind]}" for kind, count in lost.most_common())
 
 
 def problems_of(parts: Mapping[str, Records]) -> list[Problem]:
@@ -284,7 +245,7 @@ def read_by_part(sources: Sequence[Source], *, images_exist: bool = True) -> dic
 def read_samples(sources: Sequence[str], root: UPath, fetch: Fetch = fetch) -> SampleSet:
     """List the objects of evaluation sources, one sample an object.
 
-    Objects of an annotation file under `MIN_AREA` pixels are left out, as in training.
+    Objects of an annotation file under `mst.data.join.MIN_AREA` pixels are left out, as in training.
 
     Raises:
         ConfigError: a source's name is wrong.

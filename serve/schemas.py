@@ -52,7 +52,7 @@ class MaskRequest(_Schema):
     box: tuple[Corner, Corner, Corner, Corner] | None = None
     """Left, top, right and bottom, half-open: a box around the object, before the clicks."""
     prior: RLE | str | None = None
-    """A mask that the clicks correct, as RLE or as a grey PNG, base64."""
+    """A mask that the clicks correct, as RLE or as a PNG in base64, which docs/data.md says how to read."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Probability above which a pixel belongs to the mask; the model's own where it is not given."""
     format: MaskFormat = "rle"

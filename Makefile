@@ -1,6 +1,7 @@
 # `make help` lists what there is. Everything runs in .venv, which is set up when it is first needed.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+SEED ?= 1
 REGISTRY ?= sqlite:///mlruns/mlflow.db
 BIN := .venv/bin
 READY := .venv/.ready
@@ -47,6 +48,15 @@ test-chaos: $(READY) ## kill workers, lose a node, take the store away: some twe
 .PHONY: test-services
 test-services: $(READY) ## MLflow on PostgreSQL and S3, and a clean install (needs apt-get install postgresql)
 	$(BIN)/python -m pytest -m services
+
+.PHONY: test-order
+test-order: $(READY) ## the tests in random order (SEED=1), and once more with one thread: twice the time
+	$(BIN)/python -m pytest --order $(SEED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: test-all
+test-all: $(READY) ## all suites one after the other, and a table of how each went: two hours, 3 GB
+	$(BIN)/python -m tests.all_suites
 
 .PHONY: lint
 lint: $(READY) ## style, types and the direction of imports

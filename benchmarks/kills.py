@@ -104,6 +104,15 @@ def is_writing(run: UPath) -> bool:
     return any(Path(str(run)).glob(".step_*.part"))
 
 
+def kill(pid: int) -> bool:
+    """Kill a process; False where it had just ended by itself, as a rank that has nothing more to do."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def run_and_kill(
     config: Config, run: UPath, uri: str, delay: float | None, rng: random.Random
 ) -> tuple[Trained, float]:
@@ -126,8 +135,7 @@ def run_and_kill(
 
         killed = 0.0
         while not training.done():
-            if has_come():
-                os.kill(rng.choice(there), signal.SIGKILL)
+            if has_come() and kill(rng.choice(there)):
                 killed = time.time()
                 break
             time.sleep(_LOOK)

@@ -25,6 +25,7 @@ from benchmarks.serve_faults import replicas
 from benchmarks.serving import metric, resident_by_process, serving_scenes, upload
 
 THREADS = 8
+WARM_UP = 10_000  # requests until caches, heaps and thread pools have the size that they keep
 
 
 def attack(url: str, target: Target, seed: int, requests: int) -> Counter[str]:
@@ -69,7 +70,7 @@ def attacks(url: str, target: Target, seed: int, requests: int) -> Counter[str]:
 
 def _rows(url: str, requests: int) -> Iterator[Row]:
     target = Target(upload(url), httpx.get(f"{url}/readyz", timeout=60).json()["name"])
-    attacks(url, target, 0, max(requests // 10, 2000))  # caches and thread pools fill
+    attacks(url, target, 0, WARM_UP)
     before, actors = resident_by_process(), sorted(replicas("Segmenter") + replicas("Ingress"))
     slow, start = slow_bodies(url, 20), time.monotonic()
     answers = attacks(url, target, 1, requests)

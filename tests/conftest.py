@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -46,11 +47,46 @@ from serve.metrics import Metrics
 from serve.model import Answer, Description, ServedModel
 from serve.settings import ServeSettings
 
-torch.set_num_threads(2)
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
+torch.set_num_threads(THREADS)
 
 TINY_MODEL = ModelConfig(
     size="tiny", depth=2, fusion_stages=1, image_size=56, patch_size=8, patch_sizes=(4, 14)
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that draws an order of the tests."""
+    parser.addoption("--order", type=int, metavar="SEED", help="run files and their tests in random order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Draw the order of the files, and of the tests in each."""
+    seed = config.getoption("--order")
+    if seed is None:
+        return
+    rng = random.Random(seed)
+    files = sorted({item.path for item in items})
+    place = dict(zip(files, rng.sample(range(len(files)), len(files)), strict=True))
+    rng.shuffle(items)
+    items.sort(key=lambda item: place[item.path])
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    """What a test changes of this process is as it was when the next one begins."""
+    torch.set_num_threads(THREADS)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the global generator is what a test could leave changed
+    torch.manual_seed(0)
+    folder, environment, was_connected = Path.cwd(), dict(os.environ), ray.is_initialized()
+    yield
+    os.chdir(folder)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    if was_connected and not ray.is_initialized():
+        connect(num_cpus=2)
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,8 @@ from tests.conftest import as_options, picture
 pytestmark = pytest.mark.cluster
 
 PROGRAMS = Path(sys.executable).parent
-STAYS = (".git", ".venv", "checkpoints", "data", "docs", "mlruns", "out", "runs")  # what no job is sent
+STAYS = (".git", ".venv", "benchmarks", "checkpoints", "data", "docs", "mlruns", "out", "runs", "tests")
+"""What no job is sent."""
 MEGABYTE = 2**20
 EPOCHS = 20
 COMMIT = "0123456789" * 4

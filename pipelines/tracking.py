@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
+from alembic.util.exc import CommandError
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.time import get_current_time_millis
+from sqlalchemy.exc import SQLAlchemyError
 from upath import UPath
 
 from mst.checkpoint import copy_for_use
 from mst.config import Config
 from mst.data.images import RGB
+from mst.databases import check_database, without_password
 from mst.errors import ServerError
 from mst.overrides import flatten
 from mst.training.checkpoints import Saved, opened
@@ -37,6 +40,7 @@ _MAX_PARAM_LENGTH = 6000
 _METRIC_NAME = re.compile(r"[^\w\-. /]")  # what a name of a metric cannot have
 _MOST_METRICS = 1000  # of a request
 _LONGEST_MESSAGE = 300
+_TABLES = frozenset({"alembic_version", "experiments", "runs"})  # of which MLflow's databases have some
 _PATIENCE = 10.0  # seconds that a server has to say that it is there
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -105,7 +109,8 @@ def tracking_uri() -> str:
 
     Raises:
         ConfigError: the variable is not set in a Ray job, where the checkout is a copy that goes away.
-        ServerError: it names a server that does not answer, or does not let us in.
+        ServerError: it names a server that does not answer or does not let us in, or a database that cannot
+            be opened.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         relative = re.fullmatch(r"sqlite:///(?!/)(.+)", uri)  # would be another file for each worker
@@ -115,29 +120,40 @@ def tracking_uri() -> str:
     check_outlives_job("MLFLOW_TRACKING_URI is not set")
     folder = PROJECT / "mlruns"
     folder.mkdir(exist_ok=True)
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    check_server(uri)
+    return uri
 
 
 def check_server(uri: str) -> None:
-    """Refuse a tracking server that cannot be used, before anything is begun.
+    """Refuse a tracking server or database that cannot be used, before anything is begun.
 
     MLflow asks a server that is away again and again for some minutes. That is right in the middle of a
-    training, and not for a wrong address.
+    training, and not for a wrong address. A new database is set up here, by one process: two that begin it at
+    once get into each other's way.
 
     Raises:
-        ServerError: it does not answer, or does not let us in.
+        ServerError: it does not answer, does not let us in, or cannot be opened.
     """
-    if not uri.startswith(("http://", "https://")):
-        return
+    if uri.startswith(("http://", "https://")):
+        _check_health(uri)
+    else:
+        check_database(uri, _TABLES)
+    with plainly(uri):
+        try:
+            MlflowClient(uri, uri).get_experiment_by_name(EXPERIMENT)
+        except (SQLAlchemyError, CommandError, ImportError, ValueError) as error:
+            raise ServerError(f"MLflow at {without_password(uri)}: {_first_line(error)}") from None
+
+
+def _check_health(uri: str) -> None:
     try:
         httpx.get(f"{uri.rstrip('/')}/health", timeout=_PATIENCE).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerError(
-            f"no MLflow server answers at {_shown(uri)} ({error}); start it (docs/registry.md), or set "
-            "MLFLOW_TRACKING_URI to another"
+            f"no MLflow server answers at {without_password(uri)} ({error}); start it (docs/registry.md), or "
+            "set MLFLOW_TRACKING_URI to another"
         ) from None
-    with plainly(uri):
-        MlflowClient(uri, uri).get_experiment_by_name(EXPERIMENT)
 
 
 @contextmanager
@@ -151,17 +167,15 @@ def plainly(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         hint = "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if _is_login(error) else ""
-        said = str(error.message).splitlines()[0][:_LONGEST_MESSAGE]
-        raise ServerError(f"MLflow at {_shown(uri)}: {said}{hint}") from error
+        raise ServerError(f"MLflow at {without_password(uri)}: {_first_line(error.message)}{hint}") from error
 
 
 def _is_login(error: MlflowException) -> bool:
     return error.get_http_status_code() in (401, 403) or "code 401" in str(error.message)
 
 
-def _shown(uri: str) -> str:
-    """An address without the password that may be in it."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def _first_line(said: object) -> str:
+    return next(iter(str(said).strip().splitlines()), type(said).__name__)[:_LONGEST_MESSAGE]
 
 
 def open_run(uri: str, folder: UPath, config: Config, *, parent: str | None = None) -> TrackedRun:

@@ -16,6 +16,7 @@ import ray
 from pydantic import ValidationError
 from ray import serve
 
+from mst.databases import check_database
 from mst.errors import CheckpointError, ConfigError, MSTError
 from serve.app import build
 from serve.keys import VARIABLE, is_loopback, read_keys
@@ -42,6 +43,8 @@ def main() -> None:
     try:
         settings = ServeSettings(**{name: value for name, value in arguments.items() if value is not None})
         _check_host(host, settings)
+        if settings.model.startswith(REGISTERED):
+            check_database(registry_of(settings))
         if arguments["model"] is None and not is_registered(settings):
             print(f"{registry_of(settings)} has no {settings.model}: the model that ships is served")
             settings = settings.model_copy(update={"model": str(SHIPPED)})

@@ -6,13 +6,16 @@ import re
 from pathlib import Path
 
 import mlflow.artifacts
+from alembic.util.exc import CommandError
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
 
 from mst.checkpoint import CONFIG, WEIGHTS, verify
-from mst.errors import CheckpointError
+from mst.databases import check_database, without_password
+from mst.errors import CheckpointError, ServerError
 from serve.settings import ServeSettings
 
 _log = logging.getLogger("ray.serve.registry")
@@ -28,6 +31,10 @@ _CHECKPOINT = "artifacts/checkpoint"
 
 _UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 """What MLflow calls a model that is not there, and an alias that is not."""
+
+
+_NO_DATABASE = (SQLAlchemyError, CommandError, ImportError)
+"""What MLflow lets through where its database cannot be used: it is none, too new, or lacks a driver."""
 
 
 class ModelInfo(BaseModel):
@@ -60,11 +67,14 @@ def is_registered(settings: ServeSettings) -> bool:
         CheckpointError: it cannot be asked.
     """
     try:
+        check_database(registry_of(settings))
         _version(settings.model, registry_of(settings))
     except MlflowException as error:
         if error.error_code not in _UNKNOWN:
             raise CheckpointError(f"the registry cannot be asked: {error.message}") from None
         return False
+    except (ServerError, *_NO_DATABASE) as error:
+        raise CheckpointError(f"the registry cannot be asked: {_first_line(error)}") from None
     return True
 
 
@@ -109,9 +119,9 @@ def fallbacks(model: str) -> list[str]:
 def _registered(settings: ServeSettings) -> ModelVersion:
     try:
         return _version(settings.model, settings.tracking_uri)
-    except MlflowException as error:
+    except (MlflowException, *_NO_DATABASE) as error:
         # Clients are told, too, whom the registry's address does not concern.
-        _log.warning("%s: %s", settings.tracking_uri, error.message)
+        _log.warning("%s: %s", without_password(settings.tracking_uri), _first_line(error))
         raise CheckpointError(
             f"the registry gives no model '{settings.model}'; train one and register it with "
             "pipelines/promote.py, or run `make demo`"
@@ -132,3 +142,7 @@ def _version(model: str, uri: str) -> ModelVersion:
 
 def _address(version: ModelVersion) -> str:
     return f"{REGISTERED}{version.name}/{version.version}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -35,6 +35,29 @@ class Click:
     is_positive: bool
 
 
+def as_click(click: Any) -> Click:
+    """Return a click in Python's own numbers; NumPy's are taken for what they are.
+
+    Raises:
+        ClickError: it is no `Click`, or has other values than two numbers and a truth.
+    """
+    if not isinstance(click, Click):
+        raise ClickError(f"{click!r} is no Click, as in Click(row=80, col=120, is_positive=True)")
+    row, col, is_positive = click.row, click.col, click.is_positive
+    if isinstance(is_positive, np.bool_):
+        is_positive = bool(is_positive)
+    if type(is_positive) is not bool:
+        raise ClickError(f"is_positive of a click is {is_positive!r}, neither True nor False")
+    return Click(_plain("row", row), _plain("col", col), is_positive)
+
+
+def _plain(name: str, value: Any) -> float:
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise ClickError(f"{name} of a click is {value!r}, not a number of pixels")
+    return number
+
+
 def check_clicks(clicks: Sequence[Click], height: int, width: int, *, needs_positive: bool = True) -> None:
     """Refuse clicks that no mask can be predicted from.
 

@@ -11,6 +11,7 @@ nothing but the request. A call that fails for a passing reason is therefore sim
 
 import argparse
 import base64
+import math
 import os
 import random
 import time
@@ -20,15 +21,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import cv2
 import httpx
+import numpy as np
+from upath import UPath
 
-from mst.clicks import Click, Mask
+from mst.clicks import Click, Mask, as_click
 from mst.command_line import run
+from mst.data.arrays import AnyImage, as_image, as_mask
 from mst.data.encode import decode_mask, encode_mask
-from mst.data.images import RGB, decode_image
+from mst.data.files import check_writable, written_whole
+from mst.data.images import check_suffix, decode_image, encode_image, read_file
 from mst.drawing import draw_clicks, overlay
-from mst.errors import MSTError, ServerError
+from mst.errors import ClickError, ServerError
 from mst.predictor import Segment
 from mst.zoom import Box
 
@@ -52,6 +56,8 @@ class Retry:
     """How a call is tried again that could not reach the server, or was answered 429, 502, 503 or 504.
 
     So is one with 500 from whoever stands before the server, which died meanwhile: its own errors are JSON.
+    An answer that says that more clicks are done than before begins the time anew: many clicks on a new image
+    take longer than the server gives one request, and it keeps what it did.
 
     The wait doubles from try to try, with a random part so that many clients do not come back at once;
     a `Retry-After` of the server is kept to where it is longer.
@@ -80,6 +86,9 @@ class Client:
         timeout: seconds to wait for an answer to one try.
         retry: of calls that fail for a passing reason.
         transport: of httpx, for tests.
+
+    Raises:
+        ServerError: the key has characters that no header can have.
     """
 
     def __init__(
@@ -91,7 +100,7 @@ class Client:
         retry: Retry | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = {"Authorization": f"Bearer {_in_header(api_key)}"} if api_key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
         self._retry = retry or Retry()
 
@@ -107,10 +116,11 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def upload(self, image: RGB | bytes) -> str:
-        """Store an image, (H, W, 3) or an image file's bytes, and return its id.
+    def upload(self, image: AnyImage) -> str:
+        """Store an image, as `mst.data.arrays.as_image` takes it, and return its id.
 
         Raises:
+            ImageError: it has no one meaning, or cannot be read.
             ServerError: the server refused it or could not be reached.
         """
         return str(self._post("/v1/images", content=_file(image))["image_id"])
@@ -121,13 +131,14 @@ class Client:
         """Return the mask of the object that the clicks mean, on a stored image; see `segment`.
 
         Raises:
-            ServerError: the server refused the clicks or could not be reached.
+            ClickError, MaskError: the clicks, the box or the prior mask are none.
+            ServerError: the server refused them or could not be reached.
         """
         return _read(self._post(f"/v1/images/{image_id}/mask", json=_request(clicks, box, prior)))
 
     def segment(
         self,
-        image: RGB | bytes,
+        image: AnyImage,
         clicks: Sequence[Click],
         *,
         box: Box | None = None,
@@ -136,18 +147,20 @@ class Client:
         """Return the mask of the object that the clicks mean, in one call.
 
         Args:
-            image: (H, W, 3), or an image file's bytes; the server turns a file as its EXIF orientation says.
+            image: (H, W, 3) uint8, or what else `mst.data.arrays.as_image` takes; clicks on a file, and its
+                mask, are of its upright pixels.
             clicks: all clicks on the object, in pixels of the image.
             box: around the object, half-open; it needs no click then.
             prior: (H, W), a mask that the clicks correct.
 
         Raises:
+            ImageError, ClickError, MaskError: the image, the clicks, the box or the prior mask are none.
             ServerError: the server refused the image or the clicks, or could not be reached.
         """
         encoded = base64.b64encode(_file(image)).decode()
         return _read(self._post("/v1/segment", json={"image": encoded, **_request(clicks, box, prior)}))
 
-    def open(self, image: RGB | bytes) -> Segment:
+    def open(self, image: AnyImage) -> Segment:
         """Return a function from clicks on this image to a mask, as `mst.evaluation` takes it."""
         image_id = self.upload(image)
         return lambda clicks: self.mask(image_id, clicks).mask
@@ -163,7 +176,7 @@ class Client:
 
     def _answer(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """The first answer that is not of a passing kind, or the last one when the time for tries is over."""
-        start, number = time.monotonic(), 0
+        start, number, most_done = time.monotonic(), 0, 0
         while True:
             reply, failure = None, None
             try:
@@ -174,6 +187,8 @@ class Client:
                 failure = error
             if reply is not None and not _is_passing(reply):
                 return reply
+            if reply is not None and (done := _clicks_done(reply)) > most_done:
+                start, number, most_done = time.monotonic(), 0, done
             wait = self._retry.wait(number, reply)
             if time.monotonic() - start + wait > self._retry.seconds:
                 break
@@ -185,9 +200,24 @@ class Client:
         raise ServerError(f"{self._http.base_url}: {failure}, {tries}") from failure
 
 
+def _in_header(key: str) -> str:
+    if not (key.isascii() and key.isprintable()):
+        raise ServerError("the API key has characters that a header cannot have; it is plain ASCII")
+    return key
+
+
 def _is_json(reply: httpx.Response) -> bool:
     kind: str = reply.headers.get("Content-Type", "")
     return kind.startswith("application/json")
+
+
+def _clicks_done(reply: httpx.Response) -> int:
+    """How many clicks are done of a request that took too long; 0 where the reply says nothing of that."""
+    try:
+        done = reply.json().get("clicks_done", 0)
+    except (ValueError, AttributeError):
+        return 0
+    return done if isinstance(done, int) else 0
 
 
 def _is_passing(reply: httpx.Response) -> bool:
@@ -195,34 +225,48 @@ def _is_passing(reply: httpx.Response) -> bool:
     return reply.status_code in _PASSING or (reply.status_code == 500 and not _is_json(reply))
 
 
-def _file(image: RGB | bytes) -> bytes:
+def _file(image: AnyImage) -> bytes:
+    """An image as a file; one that is a file already is sent as it is."""
     if isinstance(image, bytes):
         return image
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    assert done
-    return data.tobytes()
+    if isinstance(image, str | os.PathLike):
+        return read_file(UPath(image))
+    return encode_image(as_image(image), ".png")
 
 
 def _request(clicks: Sequence[Click], box: Box | None, prior: Mask | None) -> dict[str, Any]:
-    sent = [{"x": click.col, "y": click.row, "is_positive": click.is_positive} for click in clicks]
+    plain = [as_click(each) for each in clicks]
+    sent = [{"x": click.col, "y": click.row, "is_positive": click.is_positive} for click in plain]
     request: dict[str, Any] = {"clicks": sent, "format": "rle"}
     if box is not None:
-        request["box"] = [box.left, box.top, box.right, box.bottom]
+        request["box"] = _corners(box)
     if prior is not None:
+        prior = as_mask(prior)
         request["prior"] = {"size": prior.shape, "counts": encode_mask(prior).decode()}
     return request
 
 
+def _corners(box: Box) -> list[int]:
+    corners = [box.left, box.top, box.right, box.bottom]
+    if not all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in corners):
+        raise ClickError(f"the box {tuple(box)} has other values than whole numbers of pixels")
+    return [int(each) for each in corners]
+
+
 def _read(reply: dict[str, Any]) -> Segmentation:
-    mask = decode_mask(reply["mask"]["counts"].encode(), *reply["mask"]["size"])
-    return Segmentation(mask, reply["score"], f"{reply['model']['name']}/{reply['model']['version']}")
+    try:
+        mask = decode_mask(reply["mask"]["counts"], *reply["mask"]["size"])
+        return Segmentation(mask, reply["score"], f"{reply['model']['name']}/{reply['model']['version']}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(f"the server's answer is no mask ({error!r})") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Raises:
-        MSTError: the file is no image, or the server refused it or could not be reached.
+        MSTError: the file is no image, the result cannot be written, or the server refused it or could not be
+            reached.
     """
     parser = argparse.ArgumentParser(
         description="Click on an image; write the mask over it.", allow_abbrev=False
@@ -232,24 +276,34 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--click", dest="clicks", action="append", type=_positive, metavar="X,Y", required=True
     )
     parser.add_argument("--negative", dest="clicks", action="append", type=_negative, metavar="X,Y")
-    parser.add_argument("--out", type=Path, help="where to write (default IMAGE_mask.png, beside the image)")
+    parser.add_argument("--out", type=Path, help="png, jpg, webp, ... (default IMAGE_mask.png)")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the server (default %(default)s)")
     parser.add_argument("--api-key", default=os.environ.get("MST_API_KEY"), help="default: $MST_API_KEY")
     parser.add_argument(
-        "--patience", type=float, default=30, help="seconds to try again (default %(default)s)"
+        "--patience", type=_seconds, default=30.0, help="seconds to try again (default %(default)s)"
     )
     given = parser.parse_args(argv)
-    try:
-        data = given.image.read_bytes()
-    except OSError as error:
-        raise MSTError(f"{given.image}: {error.strerror}") from None
+    out = given.out or given.image.with_name(f"{given.image.stem}_mask.png")
+    check_suffix(out.suffix)
+    check_writable(UPath(out.parent))  # or the server would be asked in vain
+    data = read_file(UPath(given.image))
     image = decode_image(data, name=str(given.image))
     with Client(given.url, api_key=given.api_key, retry=Retry(given.patience)) as client:
         answer = client.segment(data, given.clicks)
-    out = given.out or given.image.with_name(f"{given.image.stem}_mask.png")
-    drawn = draw_clicks(overlay(image, answer.mask), given.clicks, scale=1)
-    out.write_bytes(_file(drawn))
+    drawn = encode_image(draw_clicks(overlay(image, answer.mask), given.clicks, scale=1), out.suffix)
+    with written_whole(out) as writing:
+        writing.write_bytes(drawn)
     print(f"{out}: {answer.mask.mean():.1%} of the image, expected IoU {answer.score:.2f}, {answer.model}")  # noqa: T201
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds")
+    return seconds
 
 
 def _positive(text: str) -> Click:

@@ -38,7 +38,7 @@ class SizeError(AnnotationError):
 
 
 class MaskError(AnnotationError):
-    """An image file of a mask can mean two things."""
+    """What is given as a mask is none, or can mean two things."""
 
 
 class NothingToClickError(DataError):

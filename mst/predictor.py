@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mst.clicks import Click, Mask, check_clicks, click_tensor
+from mst.clicks import Click, Mask, as_click, check_clicks, click_tensor
 from mst.config import EvalConfig
+from mst.data.arrays import AnyImage, as_image, as_mask
 from mst.data.images import RGB, resize
-from mst.errors import PredictionError
+from mst.errors import MaskError, PredictionError
 from mst.model import MST, Output, upsample
 from mst.zoom import Box, zoom_box
 
@@ -53,8 +54,12 @@ class Prediction:
 
 
 def start_from(mask: Mask) -> Prediction:
-    """Return the state before the first click on an object of which there is a mask already, (H, W)."""
-    return Prediction((), mask.astype(np.float32), None)
+    """Return the state before the first click on an object of which there is a mask already, (H, W).
+
+    Raises:
+        MaskError: it is no mask (`mst.data.arrays.as_mask`).
+    """
+    return Prediction((), as_mask(mask).astype(np.float32), None)
 
 
 @dataclass(frozen=True)
@@ -212,20 +217,29 @@ class Predictor:
         self.config = config
         self.flip = flip
 
-    def predict(self, image: RGB, clicks: Sequence[Click], previous: Prediction | None = None) -> Prediction:
+    def predict(
+        self, image: AnyImage, clicks: Sequence[Click], previous: Prediction | None = None
+    ) -> Prediction:
         """Predict the object after `clicks`.
 
         Args:
-            image: (H, W, 3).
+            image: (H, W, 3) uint8, or what else `mst.data.arrays.as_image` takes.
             clicks: all clicks, in the image's pixels; at least one positive where there was no mask before.
             previous: an earlier prediction on this image, or `start_from` a mask; where its clicks begin the
                 list, only the further ones cost a forward.
 
         Raises:
-            ClickError: no positive click, or one outside the image.
+            ImageError: the image is none that has one meaning.
+            MaskError: the earlier prediction is of an image of another size.
+            ClickError: no positive click, or one outside the image, or what is no click.
             PredictionError: the model returns NaN.
         """
+        image, clicks = as_image(image), [as_click(each) for each in clicks]
         height, width = image.shape[:2]
+        if previous and previous.probabilities.shape != (height, width):
+            raise MaskError(
+                f"the previous mask has the shape {previous.probabilities.shape}, the image {(height, width)}"
+            )
         if previous and not _begins(previous, clicks):
             previous = None
         check_clicks(clicks, height, width, needs_positive=previous is None)
@@ -238,14 +252,19 @@ class Predictor:
         assert previous is not None  # check_clicks saw at least one click
         return previous
 
-    def open(self, image: RGB, init_mask: Mask | None = None) -> Segment:
+    def open(self, image: AnyImage, init_mask: Mask | None = None) -> Segment:
         """Return a function from clicks on this image to a mask, which remembers its last prediction.
 
         Args:
-            image: (H, W, 3).
+            image: (H, W, 3) uint8, or what else `mst.data.arrays.as_image` takes.
             init_mask: (H, W), to be corrected by the clicks; None to start from nothing.
+
+        Raises:
+            ImageError: the image is none that has one meaning.
+            MaskError: the mask is none, or of another size.
         """
-        start = None if init_mask is None else start_from(init_mask)
+        image = as_image(image)
+        start = None if init_mask is None else start_from(as_mask(init_mask, image.shape[:2]))
         last = start
 
         def segment(clicks: Sequence[Click]) -> Mask:

@@ -25,7 +25,7 @@ from mst.errors import ClickError, MSTError
 from mst.zoom import Box
 from serve.core import Core, Options, Segmentation, StoredImage, few_at_once
 from serve.encoding import decode_png, decode_rle, encode, probability_png, text
-from serve.errors import OverloadedError, message_of, status_of
+from serve.errors import OverloadedError, UnfinishedError, message_of, status_of
 from serve.keys import Keys
 from serve.limits import Gate
 from serve.protocols import routers
@@ -191,8 +191,10 @@ async def _explain(request: Request, error: Exception) -> JSONResponse:
     headers = {"Retry-After": str(getattr(error, "retry_after", 1))} if status == 503 else None
     message = message_of(error)
     # In FastAPI's own form where the body is wrong, as the interface's description has it.
-    detail = _wrong_body(message) if status == 422 else message
-    return JSONResponse({"detail": detail}, status_code=status, headers=headers)
+    content: dict[str, Any] = {"detail": _wrong_body(message) if status == 422 else message}
+    if isinstance(error, UnfinishedError):
+        content["clicks_done"] = error.clicks_done
+    return JSONResponse(content, status_code=status, headers=headers)
 
 
 async def _explain_away(request: Request, error: Exception) -> JSONResponse:

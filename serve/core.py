@@ -23,12 +23,12 @@ from mst.data.images import RGB
 from mst.errors import ClickError
 from mst.predictor import Prediction, Probabilities
 from mst.zoom import Box
-from serve.errors import OverloadedError, UnknownImageError
+from serve.errors import OverloadedError, UnfinishedError, UnknownImageError
 from serve.memory import give_back
 from serve.metrics import Metrics
 from serve.model import Selected
 from serve.registry import ModelInfo
-from serve.session import Forward, Sessions, start_of
+from serve.session import Forward, Progress, Sessions, start_of
 from serve.settings import ServeSettings
 from serve.store import open_store
 from serve.versions import Describe, Rejected, Versions
@@ -181,9 +181,16 @@ class Core:
             ClickError: no positive click, or one outside the image; a box or a prior mask that does not fit.
             UnknownModelError: no model has the alias.
             OverloadedError: it cannot be answered in time; `retry_after` says when to try again.
+            UnfinishedError: so many clicks take longer; the same call goes on after those that are done.
         """
-        async with self._in_time():
-            return await self._segment(image, clicks, options or Options())
+        progress = Progress()
+        try:
+            async with self._in_time():
+                return await self._segment(image, clicks, options or Options(), progress)
+        except OverloadedError as error:
+            if not progress.clicks:
+                raise
+            raise UnfinishedError(self._deadline, progress.clicks, len(clicks)) from error
 
     @asynccontextmanager
     async def _in_time(self, seconds: float | None = None) -> AsyncIterator[None]:
@@ -197,13 +204,17 @@ class Core:
                 raise
             raise OverloadedError(f"no answer within {seconds:g} s") from None
 
-    async def _segment(self, image: StoredImage, clicks: Sequence[Click], options: Options) -> Segmentation:
+    async def _segment(
+        self, image: StoredImage, clicks: Sequence[Click], options: Options, progress: Progress
+    ) -> Segmentation:
         height, width = image.pixels.shape[:2]
         _check(clicks, options, height, width)
         version = await self._versions.of(options.alias)
         description = version.description
         start = start_of(options.prior, options.box, height, width)
-        known, seconds = await self._sessions.predict(image.image_id, image.pixels, clicks, version, start)
+        known, seconds = await self._sessions.predict(
+            image.image_id, image.pixels, clicks, version, start, progress
+        )
         prediction = known.prediction
         threshold = description.eval.threshold if options.threshold is None else options.threshold
         with self.metrics.stage("score"):

@@ -5,6 +5,7 @@ ServerSideError(MSTError)
 |-- UnknownModelError   the registry gives no model this alias
 |-- RequestError        a protocol's request that cannot be read
 `-- OverloadedError     more is asked than can be answered in time; the same call may succeed later
+    `-- UnfinishedError the clicks take longer than one request may; the same call goes on with them
 """
 
 from mst.errors import CheckpointError, ClickError, ImageError, ImageTooLargeError, MSTError
@@ -35,6 +36,16 @@ class OverloadedError(ServerSideError):
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class UnfinishedError(OverloadedError):
+    """The clicks of a request take longer than its deadline; what is done is kept, and not done again."""
+
+    def __init__(self, seconds: float, clicks_done: int, clicks: int) -> None:
+        super().__init__(
+            f"{clicks_done} of {clicks} clicks are done after {seconds:g} s; the same request goes on there"
+        )
+        self.clicks_done = clicks_done
 
 
 _STATUS: dict[type[MSTError], int] = {

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -90,6 +91,14 @@ class Seconds(NamedTuple):
     """The forwards alone."""
 
 
+@dataclass
+class Progress:
+    """How far a request has come, for whoever has to give it up."""
+
+    clicks: int = 0
+    """Of the annotator's, that are predicted and kept."""
+
+
 class Sessions:
     """Images and predictions of one HTTP replica.
 
@@ -142,7 +151,13 @@ class Sessions:
         return image
 
     async def predict(
-        self, image_id: str, image: RGB, clicks: Sequence[Click], version: Version, start: Start = NOTHING
+        self,
+        image_id: str,
+        image: RGB,
+        clicks: Sequence[Click],
+        version: Version,
+        start: Start = NOTHING,
+        progress: Progress | None = None,
     ) -> tuple[Known, Seconds]:
         """Predict the object that the clicks mean, from the longest prefix of them that is known.
 
@@ -152,6 +167,7 @@ class Sessions:
             clicks: the annotator's, in the image's pixels.
             version: of the model.
             start: what came before them.
+            progress: told of each click that is done.
 
         Returns:
             The prediction, and what the model took.
@@ -162,6 +178,8 @@ class Sessions:
         known, done = self._longest_known(key, given)
         self._metrics.cache("prediction", done == len(given))
         previous = known.prediction if known else start.prediction
+        progress = progress or Progress()
+        progress.clicks = max(0, done - len(start.clicks))
         for number in range(max(done + 1, len(start.clicks), 1), len(given) + 1):
             for _ in range(forwards_of_click(previous, version.description.eval)):
                 known, seconds = await self._predict_once(image_id, image, given[:number], previous, version)
@@ -169,6 +187,7 @@ class Sessions:
                 taken.append(seconds)
             assert known is not None  # there is at least one forward
             self._known.put((*key, given[:number]), known, known.bytes)
+            progress.clicks = number - len(start.clicks)
         assert known is not None  # there is at least one click
         return known, Seconds(*map(sum, zip(*taken, strict=True)))
 

@@ -220,14 +220,15 @@ def local(checkpoint, tmp_path_factory) -> Iterator[str]:
         yield url
 
 
-def local_api(settings: ServeSettings, *keys: str) -> FastAPI:
-    """The HTTP interface, around a model in this process."""
+def local_api(settings: ServeSettings, *keys: str, seconds: float = 0.0) -> FastAPI:
+    """The HTTP interface, around a model in this process, each of whose forwards takes so much longer."""
     model = ServedModel(settings)
 
     async def describe(address: str) -> Description:
         return model.description
 
     async def forward(address: str, crop: Crop) -> Answer:
+        await asyncio.sleep(seconds)
         return (await asyncio.to_thread(model.answer, [crop]))[0]
 
     core = Core(settings, settings.model, describe, forward, Metrics("local"))

@@ -8,6 +8,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mst.checkpoint import load_model
@@ -17,7 +18,8 @@ from mst.errors import MSTError, ServerError
 from mst.predictor import Predictor
 from mst.zoom import Box
 from pipelines.cluster import free_port
-from tests.conftest import picture, png
+from serve.settings import ServeSettings
+from tests.conftest import listening, local_api, picture, png
 
 MASK = np.zeros((90, 140), bool)
 MASK[20:50, 30:80] = True
@@ -202,3 +204,114 @@ def test_a_wrong_click_is_said_so(click, capsys):
     with pytest.raises(SystemExit):
         main(["photo.png", "--click", click])
     assert "X,Y in pixels" in capsys.readouterr().err
+
+
+def many_clicks(count):
+    rng = np.random.default_rng(0)
+    rows, cols = rng.integers(0, 90, count), rng.integers(0, 140, count)
+    drawn = zip(rows.tolist(), cols.tolist(), strict=True)
+    return [Click(20, 30, True), *(Click(row, col, row % 2 == 1) for row, col in drawn)]
+
+
+def test_more_clicks_than_one_request_can_do_are_gone_on_with(checkpoint, local, tmp_path):
+    """Each request ends at its deadline; what is done is kept, said, and gone on with."""
+    settings = ServeSettings(
+        model=str(checkpoint), image_store=str(tmp_path), precision="fp32", deadline_seconds=0.5
+    )
+    clicks = many_clicks(40)
+    with listening(local_api(settings, seconds=0.03)) as url:
+        image_id = Client(url).upload(picture())
+        body = {
+            "clicks": [{"x": each.col, "y": each.row, "is_positive": each.is_positive} for each in clicks]
+        }
+        first = httpx.post(f"{url}/v1/images/{image_id}/mask", json=body)
+        assert first.status_code == 503
+        done = first.json()["clicks_done"]
+        assert 0 < done < len(clicks)
+        assert f"{done} of {len(clicks)} clicks are done after 0.5 s" in first.json()["detail"]
+        assert "Retry-After" in first.headers
+        with Client(url, retry=Retry(seconds=1.5)) as client:  # less than all of it takes
+            found = client.mask(image_id, clicks).mask
+    np.testing.assert_array_equal(found, Client(local).segment(picture(), clicks).mask)
+
+
+def unfinished(done):
+    return httpx.Response(503, json={"detail": f"{done} of 9 clicks are done", "clicks_done": done})
+
+
+def test_a_client_goes_on_as_long_as_more_is_done():
+    patience = Retry(seconds=0.3, first_wait=0.2, max_wait=0.2)
+    wire = Wire(*map(unfinished, (2, 4, 6, 8)), answer())
+    np.testing.assert_array_equal(client(wire, retry=patience).segment(picture(), CLICKS).mask, MASK)
+    assert len(wire.requests) == 5
+    wire = Wire(*map(unfinished, (4, 2, 4, 3, 4, 2, 4)))  # of replicas that each know something else
+    with pytest.raises(ServerError, match="clicks are done"):
+        client(wire, retry=patience).segment(picture(), CLICKS)
+    assert len(wire.requests) < 5
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {},
+        {"mask": "x"},
+        {"mask": {"size": [3, 4], "counts": "00"}, "score": 1, "model": {"name": "a", "version": "1"}},
+        {"mask": {"size": [-3, 4], "counts": "<"}, "score": 1, "model": {"name": "a", "version": "1"}},
+        {"mask": {"size": [3, "4"], "counts": "<"}, "score": 1, "model": {"name": "a", "version": "1"}},
+        {"mask": {"size": [3, 4], "counts": "\u1234"}, "score": 1, "model": {"name": "a", "version": "1"}},
+        {"mask": {"size": [3, 4], "counts": "<"}, "score": 1},
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_no_mask_is_said_so(reply):
+    with pytest.raises(ServerError, match="the server's answer is no mask"):
+        client(Wire(httpx.Response(200, json=reply))).segment(picture(), CLICKS)
+
+
+def test_a_key_that_no_header_can_have_is_said_so():
+    for key in ("schlüssel", "a\nb"):
+        with pytest.raises(ServerError, match="the API key has characters"):
+            Client("http://127.0.0.1:1", api_key=key)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG", "webp", "bmp", "tif"])
+def test_the_command_line_writes_the_format_that_is_named(local, tmp_path, suffix):
+    (tmp_path / "photo.png").write_bytes(png(picture()))
+    out = tmp_path / "made" / f"mask.{suffix}"  # the folder is made
+    main([str(tmp_path / "photo.png"), "--url", local, "--click", "30,20", "--out", str(out)])
+    with Image.open(out) as written:
+        assert written.format == {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper())
+        assert written.size == (140, 90)
+
+
+def test_the_command_line_reads_what_the_server_reads(local, tmp_path):
+    levels = Image.fromarray(picture()[..., 0].astype(np.uint16) * 200)
+    levels.save(tmp_path / "deep.png")
+    main([str(tmp_path / "deep.png"), "--url", local, "--click", "30,20"])
+    assert (tmp_path / "deep_mask.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--out", "mask.xyz"], "no image is written as '.xyz'; there are .png, .jpg"),
+        (["--out", "mask"], "no image is written as ''"),
+        (["--out", "photo.png/mask.png"], "photo.png"),
+        (["--url", "localhost:1"], "no address of a server"),
+        (["--api-key", "schlüssel"], "the API key has characters"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_the_server_is_asked(options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").write_bytes(png(picture()))
+    with pytest.raises(MSTError, match=said):
+        main(["photo.png", "--click", "30,20", "--patience", "0", "--url", "http://127.0.0.1:1", *options])
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_the_command_line_refuses_a_folder_and_a_patience_that_is_none(tmp_path, capsys):
+    with pytest.raises(MSTError, match="Is a directory"):
+        main([str(tmp_path), "--click", "1,1", "--out", str(tmp_path / "a.png")])
+    with pytest.raises(SystemExit):
+        main(["a.png", "--click", "1,1", "--patience", "nan"])
+    assert "'nan' is no number of seconds" in capsys.readouterr().err

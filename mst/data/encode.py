@@ -6,6 +6,7 @@ from pycocotools import mask as coco_mask
 
 from mst.clicks import Mask
 from mst.data.annotations import Extent, ObjectAnnotation
+from mst.data.runs import Runs, paint
 
 
 def encode_mask(mask: Mask) -> bytes:
@@ -14,9 +15,13 @@ def encode_mask(mask: Mask) -> bytes:
     return bytes(coco_mask.encode(by_columns)["counts"])
 
 
-def decode_mask(counts: bytes, height: int, width: int) -> Mask:
-    """Return the mask (height, width) that `encode_mask` made run lengths of."""
-    return np.asarray(coco_mask.decode({"size": [height, width], "counts": counts}), bool)
+def decode_mask(counts: bytes | str, height: int, width: int) -> Mask:
+    """Return the mask (height, width) that `encode_mask` made run lengths of.
+
+    Raises:
+        ValueError: they are none, or do not add up to the mask; COCO's decoder would write beyond its memory.
+    """
+    return paint([Runs.parse(counts, height, width)], height, 0, width)
 
 
 def annotate(mask: Mask, name: str) -> ObjectAnnotation:

@@ -28,6 +28,7 @@ UPLOADED = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Formats that are read from strangers; Pillow knows more, but some of it starts other programs (EPS) or is
 hardly ever tested."""
 
+_WRITTEN = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _ORIENTATION = 0x0112  # the tag of EXIF
 _TRANSPOSING = (5, 6, 7, 8)  # orientations that swap height and width
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -98,6 +99,11 @@ def _colours(image: Image.Image, data: bytes, name: str) -> RGB:
         if pixels is None:
             raise ImageError(f"{name}: broken image (cut short, or damaged)")
         return np.asarray(pixels, np.uint8)
+    return rgb_of(image)
+
+
+def rgb_of(image: Image.Image) -> RGB:
+    """Return the pixels of an image in RGB, (H, W, 3), as they are stored: not turned."""
     if image.mode.startswith(("I", "F")):  # Pillow would cut all that exceeds 255
         return _stretched(np.asarray(image))
     if has_alpha(image):
@@ -202,6 +208,28 @@ def read_image(path: UPath, fetch: Fetch = fetch) -> RGB:
         ImageError: the file is missing or no readable image.
     """
     return decode_image(read_file(path, fetch), name=str(path))
+
+
+def encode_image(image: RGB, suffix: str) -> bytes:
+    """Return an image (H, W, 3) as a file of the format that a suffix names, as `.png`.
+
+    Raises:
+        ImageError: no format that is written has this suffix.
+    """
+    check_suffix(suffix)
+    done, data = cv2.imencode(suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert done
+    return data.tobytes()
+
+
+def check_suffix(suffix: str) -> None:
+    """Refuse a suffix that names no format that is written.
+
+    Raises:
+        ImageError: see above.
+    """
+    if suffix.lower() not in _WRITTEN:
+        raise ImageError(f"no image is written as '{suffix}'; there are {', '.join(_WRITTEN)}")
 
 
 def resize(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:

@@ -35,10 +35,12 @@ export class Server {
   }
 
   async call(path, options) {
-    for (let number = 0; ; number += 1) {
+    for (let number = 0, mostDone = 0; ; number += 1) {
       const response = await this.fetched(path, options);
       if (response?.ok) return response.json();
       if (response?.status === 401 && (await this.login())) continue;
+      const done = await clicksDone(response);
+      if (done > mostDone) [number, mostDone] = [0, done]; // it goes on where it was
       const passing = !response || isPassing(response);
       if (!passing || number + 1 >= TRIES) throw await failure(response);
       this.onRetry();
@@ -65,6 +67,13 @@ export class Server {
     sessionStorage.setItem("key", key);
     return true;
   }
+}
+
+// Of a request with more clicks than the server does in one go; it keeps what is done.
+async function clicksDone(response) {
+  if (response?.status !== 503) return 0;
+  const body = await response.clone().json().catch(() => ({}));
+  return body.clicks_done ?? 0;
 }
 
 // 500 that is no JSON is not the server's own: it comes from a proxy whose server died.

@@ -4,8 +4,6 @@
 nothing of `pipelines`; nothing is pickled.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from mst.checkpoint import WEIGHTS, load_model, verify
 from mst.clicks import Click
+from mst.data.base64_text import from_base64
 from mst.data.images import RGB, UPLOADED, decode_image
 from mst.errors import CheckpointError, ImageError, MSTError
 from mst.predictor import Predictor
@@ -89,8 +88,8 @@ class ClickSegmenter(PythonModel):
 
 def _image(text: str) -> RGB:
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        data = from_base64(text)
+    except ValueError:
         raise ImageError("the image is no base64") from None
     return decode_image(data, max_pixels=_MAX_PIXELS, formats=UPLOADED)
 

@@ -1,7 +1,6 @@
 """The HTTP interface: checks what comes in, asks the core, encodes what goes out."""
 
 import asyncio
-import base64
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -20,6 +19,7 @@ from ray.serve.exceptions import RayServeException
 
 from mst import __version__
 from mst.clicks import Click, Mask
+from mst.data.base64_text import from_base64
 from mst.data.images import RGB
 from mst.errors import ClickError, MSTError
 from mst.zoom import Box
@@ -115,9 +115,9 @@ class Handlers:
         """Return the mask of the object that the clicks mean, on the image in the request."""
         start = time.perf_counter()
         try:
-            data = base64.b64decode(body.image, validate=True)
-        except ValueError:
-            raise _invalid("image", "not base64") from None
+            data = from_base64(body.image)
+        except ValueError as error:
+            raise _invalid("image", str(error)) from None
         return await self._mask(await self._core.add_image(data), body, alias, start)
 
     async def _mask(
@@ -181,6 +181,9 @@ async def _explain_invalid(request: Request, error: Exception) -> JSONResponse:
     """Name each wrong field; the input itself is left out, as it may not even be JSON (NaN)."""
     assert isinstance(error, RequestValidationError)
     detail = [{"loc": each["loc"], "msg": each["msg"], "type": each["type"]} for each in error.errors()]
+    kind = request.headers.get("content-type", "")
+    if detail[0]["loc"] == ("body",) and "json" not in kind:
+        detail = _wrong_body(f"the content type must be application/json, not '{kind[:80]}'")
     return JSONResponse({"detail": detail}, status_code=422)
 
 

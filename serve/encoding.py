@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mst.clicks import Mask
+from mst.data.base64_text import from_base64
 from mst.data.encode import encode_mask
 from mst.data.mask_images import decode_mask
 from mst.errors import ClickError, ImageError, MaskError
@@ -116,7 +117,7 @@ def decode_png(encoded: str, height: int, width: int) -> Mask:
         ClickError: no base64, no image, one of another size, or one that can mean two things.
     """
     try:
-        data = base64.b64decode(encoded, validate=True)
+        data = from_base64(encoded)
         mask = decode_mask(data, "the mask", max_pixels=height * width, formats=("PNG",))
     except MaskError as error:
         raise ClickError(str(error)) from None

@@ -28,6 +28,7 @@ _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _BODIES = 8  # bodies of the largest size that one replica holds at once
 _MAX_ITEMS = 1_000_000  # braces, brackets and commas of a body: each becomes an object in memory
 _IMAGES = "/v1/images"  # whose body is no JSON
+_UNTOLD = (b"", b"application/x-www-form-urlencoded")
 _TENSORS = "/v2/"  # where a body may be JSON up to what a header says, and tensors behind it
 
 
@@ -71,7 +72,7 @@ class Gate:
             else:
                 self._in_hand += counts
                 try:
-                    await self._pass(scope, receive, reply, headers)
+                    await self._pass(_as_json(scope, headers), receive, reply, headers)
                 finally:
                     self._in_hand -= counts
         except Exception:
@@ -85,6 +86,10 @@ class Gate:
     def _refusal(self, scope: Scope, headers: Headers, counts: bool) -> Refusal | None:
         """Decide by what is known before the body is read."""
         path = scope["path"]
+        kind = headers.get(b"content-type", b"").lower()
+        if path == _IMAGES and kind.startswith(b"multipart/"):
+            why = "send the image file itself as the body, as `curl --data-binary @photo.jpg` does"
+            return Refusal(415, f"{why}, and no form")
         is_free = scope["method"] in ("GET", "HEAD") and _is_one_of(path, (*_PROBES, *_PAGE))
         if self._keys and not is_free:
             key = self._keys.find(headers)
@@ -190,6 +195,18 @@ async def _before(until: float, receive: Callable[[], Awaitable[Message]]) -> Me
         return await asyncio.wait_for(receive(), until - time.monotonic())
     except TimeoutError:
         raise HTTPException(408, "the request's body did not come in time") from None
+
+
+def _as_json(scope: Scope, headers: Headers) -> Scope:
+    """Take a body without a type, or with the one that `curl -d` gives to all, for the JSON that routes read.
+
+    Not so that of a page of another site: a browser sends it without asking only where it is not called JSON.
+    """
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if scope["method"] != "POST" or kind not in _UNTOLD or b"origin" in headers or scope["path"] == _IMAGES:
+        return scope
+    others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return {**scope, "headers": [*others, (b"content-type", b"application/json")]}
 
 
 def _json_bytes(scope: Scope, limit: int) -> int:

@@ -12,7 +12,7 @@ from mst.client import Client
 from mst.errors import ImageError, ImageTooLargeError
 from serve.errors import OverloadedError, RequestError
 from serve.protocols.brush import brush_rle
-from serve.protocols.label_studio import Tags
+from serve.protocols.label_studio import Region, Tags
 from serve.protocols.label_studio_images import LabelStudioImages
 from tests.conftest import picture, png, random_mask
 
@@ -102,17 +102,67 @@ def test_nothing_marked_is_an_empty_prediction(http):
 
 
 def test_the_label_is_one_that_the_brush_has():
-    tags = Tags(CONFIG)
-    assert (tags.from_name, tags.to_name, tags.data_key) == ("brush", "img", "image")
+    def target(*names):
+        marks = [Region.model_validate(keypoint(1, 1, name)) for name in names]
+        return Tags(CONFIG).marked(marks)
 
-    def label(*names):
-        from serve.protocols.label_studio import Region  # noqa: PLC0415
+    found, marks = target("Dog")
+    assert (found.from_name, found.to_name, found.data_key) == ("brush", "img", "image")
+    assert found.label(marks) == "Dog"
+    for names, label in ((("Background",), "Cat"), (("Background", "Dog"), "Dog")):
+        found, marks = target(*names)
+        assert found.label(marks) == label
 
-        return tags.label([Region.model_validate(keypoint(1, 1, name)) for name in names])
 
-    assert label("Dog") == "Dog"
-    assert label("Background") == "Cat"
-    assert label("Background", "Dog") == "Dog"
+TWO_IMAGES = """<View><Image name="left" value="$a"/><Image name="right" value="$b"/>
+<BrushLabels name="brush_left" toName="left"><Label value="Cat"/></BrushLabels>
+<BrushLabels name="brush_right" toName="right"><Label value="Dog"/></BrushLabels></View>"""
+RIGHT_ALONE = TWO_IMAGES.replace(TWO_IMAGES.splitlines()[1], "")
+
+
+def of_two(*regions, config=TWO_IMAGES) -> dict:
+    """A request on a task of two images, of which the right one is turned."""
+    right = "data:image/png;base64," + base64.b64encode(png(np.rot90(picture()))).decode()
+    return request(*regions, config=config) | {"tasks": [{"id": 1, "data": {"a": URI, "b": right}}]}
+
+
+@pytest.mark.parametrize("config", [TWO_IMAGES, RIGHT_ALONE])
+def test_a_mask_is_of_the_image_that_was_clicked_on(http, local, config):
+    answer = http.post("/predict", json=of_two(keypoint(50, 50, to_name="right"), config=config)).json()
+    (region,) = answer["results"][0]["result"]
+    assert (region["from_name"], region["to_name"]) == ("brush_right", "right")
+    assert (region["original_width"], region["original_height"]) == (90, 140)
+    assert region["value"]["brushlabels"] == ["Dog"]
+    got = unpacked(bytes(region["value"]["rle"])).reshape(140, 90, 4)[..., 3] == 255
+    image = np.ascontiguousarray(np.rot90(picture()))
+    np.testing.assert_array_equal(got, Client(local).segment(image, [Click(70, 45, True)]).mask)
+
+
+def test_marks_on_the_other_image_are_of_another_object(http):
+    last = keypoint(50, 50, to_name="left")
+    both = http.post("/predict", json=of_two(keypoint(10, 10, to_name="right"), last)).json()
+    alone = http.post("/predict", json=of_two(last)).json()
+    (one,), (other,) = (each["results"][0]["result"] for each in (both, alone))
+    assert one["value"] == other["value"]
+    assert one["to_name"] == "left"
+
+
+@pytest.mark.parametrize(
+    ("region", "config", "said"),
+    [
+        (keypoint(1, 1), TWO_IMAGES, "a mark needs 'to_name', since label_config has the images left, right"),
+        (
+            keypoint(1, 1, to_name="top"),
+            TWO_IMAGES,
+            "a mark is on 'top', which is no <Image> of label_config: left",
+        ),
+        (keypoint(1, 1, to_name="left"), RIGHT_ALONE, 'needs <BrushLabels toName="left"> for the mask'),
+    ],
+)
+def test_a_mark_on_no_image_that_takes_a_mask_is_refused_by_name(http, region, config, said):
+    reply = http.post("/predict", json=of_two(region, config=config))
+    assert reply.status_code == 422
+    assert said in reply.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ only the configured one is asked (`serve.protocols.label_studio_images`), or as 
 import asyncio
 import uuid
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from xml.etree import ElementTree
 
 from fastapi import APIRouter, Response
@@ -27,6 +27,8 @@ from serve.registry import ModelInfo
 from serve.schemas import MAX_CLICKS
 from serve.settings import ServeSettings
 
+_MARKS = ("keypointlabels", "rectanglelabels", "keypoint", "rectangle")
+
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -36,6 +38,8 @@ class Region(Wire):
     type: str
     value: dict[str, Any]
     is_positive: bool = True
+    to_name: str | None = None
+    """The image that it lies on."""
 
 
 class Place(Wire):
@@ -74,14 +78,31 @@ class Prediction(Wire):
     params: Parameters = Parameters()
 
 
+class Target(NamedTuple):
+    """One image of a label config, and the brush whose masks it takes."""
+
+    to_name: str
+    """The Image tag's name."""
+    data_key: str
+    """Under which a task has its address."""
+    from_name: str
+    """The BrushLabels tag's name."""
+    labels: list[str]
+
+    def label(self, regions: list[Region]) -> str:
+        """The brush's label of the first positive mark; its first label where the marks have another."""
+        names = [name for region in regions if region.is_positive for name in _labels(region)]
+        return next((name for name in names if name in self.labels), (self.labels or ["Object"])[0])
+
+
 class Tags:
-    """What the answer must name of a label config: tags, labels and where the image's address is.
+    """The images and brushes of a label config.
 
     Args:
         label_config: the project's, in XML.
 
     Raises:
-        RequestError: it is no XML, or lacks an Image or BrushLabels for it.
+        RequestError: it is no XML, or lacks an Image.
     """
 
     def __init__(self, label_config: str) -> None:
@@ -91,21 +112,38 @@ class Tags:
             root = ElementTree.fromstring(label_config)
         except ElementTree.ParseError as error:
             raise RequestError(f"label_config: not XML ({error})") from None
-        image = next(root.iter("Image"), None)
-        if image is None:
+        self._images = {tag.get("name", ""): tag for tag in root.iter("Image")}
+        self._brushes = {tag.get("toName", ""): tag for tag in reversed(list(root.iter("BrushLabels")))}
+        if not self._images:
             raise RequestError("label_config: needs an <Image> tag")
-        self.to_name = image.get("name", "")
-        self.data_key = image.get("value", "").removeprefix("$")
-        brush = next((tag for tag in root.iter("BrushLabels") if tag.get("toName") == self.to_name), None)
-        if brush is None:
-            raise RequestError(f'label_config: needs <BrushLabels toName="{self.to_name}"> for the mask')
-        self.from_name = brush.get("name", "")
-        self.labels = [label.get("value", "") for label in brush.iter("Label")]
 
-    def label(self, regions: list[Region]) -> str:
-        """The brush's label of the first positive mark; its first label where the marks have another."""
-        names = [name for region in regions if region.is_positive for name in _labels(region)]
-        return next((name for name in names if name in self.labels), (self.labels or ["Object"])[0])
+    def marked(self, regions: list[Region]) -> tuple[Target, list[Region]]:
+        """Return the image that was marked last, and the marks on it.
+
+        Where a task shows several images, marks on the others are of other objects.
+
+        Raises:
+            RequestError: the mark is on no Image of the label config, or on one without BrushLabels; or it
+                does not say on which of several.
+        """
+        name = regions[-1].to_name
+        if name is None and len(self._images) > 1:
+            there = ", ".join(self._images)
+            raise RequestError(f"a mark needs 'to_name', since label_config has the images {there}")
+        name = next(iter(self._images)) if name is None else name
+        target = self._target(name)
+        return target, [each for each in regions if each.to_name in (None, name)]
+
+    def _target(self, name: str) -> Target:
+        image, brush = self._images.get(name), self._brushes.get(name)
+        if image is None:
+            there = ", ".join(self._images)
+            raise RequestError(f"a mark is on '{name[:80]}', which is no <Image> of label_config: {there}")
+        if brush is None:
+            raise RequestError(f'label_config: needs <BrushLabels toName="{name}"> for the mask')
+        data_key = image.get("value", "").removeprefix("$")
+        labels = [each.get("value", "") for each in brush.iter("Label")]
+        return Target(name, data_key, brush.get("name", ""), labels)
 
 
 class Handlers:
@@ -138,25 +176,27 @@ class Handlers:
     async def predict(self, body: Prediction) -> dict[str, Any]:
         """Return a brush mask for each task, or an empty prediction where nothing is marked."""
         tags = Tags(body.label_config)
-        regions = body.params.context.result if body.params.context else []
+        context = body.params.context.result if body.params.context else []
+        regions = [each for each in context if each.type in _MARKS]
         if not regions:
             return {"results": [{"result": [], "score": 0.0} for _ in body.tasks]}
-        results = await few_at_once(partial(self._predict, task, regions, tags) for task in body.tasks)
+        target, marks = tags.marked(regions)
+        results = await few_at_once(partial(self._predict, task, marks, target) for task in body.tasks)
         return {"results": results}
 
-    async def _predict(self, task: Task, regions: list[Region], tags: Tags) -> dict[str, Any]:
-        stored = await self._image(task, tags)
+    async def _predict(self, task: Task, regions: list[Region], target: Target) -> dict[str, Any]:
+        stored = await self._image(task, target)
         clicks, options = _prompt(regions, stored.pixels)
         if not (options.box or any(click.is_positive for click in clicks)):
             return {"result": [], "score": 0.0}  # a lone negative click, as auto-accept leaves it behind
         found = await self._core.segment(stored, clicks, options)
-        region = await asyncio.to_thread(_region, found, tags, tags.label(regions))
+        region = await asyncio.to_thread(_region, found, target, target.label(regions))
         return {"result": [region], "model_version": _version(found.model), "score": found.score}
 
-    async def _image(self, task: Task, tags: Tags) -> StoredImage:
-        address = task.data.get(tags.data_key)
+    async def _image(self, task: Task, target: Target) -> StoredImage:
+        address = task.data.get(target.data_key)
         if not isinstance(address, str):
-            raise RequestError(f"the task has no image under '{tags.data_key}', which label_config names")
+            raise RequestError(f"the task has no image under '{target.data_key}', which label_config names")
         return await self._core.add_image(await self._images.fetch(address))
 
 
@@ -164,8 +204,6 @@ def _prompt(regions: list[Region], image: RGB) -> tuple[list[Click], Options]:
     height, width = image.shape[:2]
     clicks, box = [], None
     for region in regions:
-        if region.type not in ("keypointlabels", "rectanglelabels", "keypoint", "rectangle"):
-            continue
         place = Place.model_validate(region.value)
         x, y = place.x * width / 100, place.y * height / 100
         if region.type.startswith("keypoint"):
@@ -183,12 +221,12 @@ def _labels(region: Region) -> list[str]:
     return [str(name) for name in named] if isinstance(named, list) else []
 
 
-def _region(found: Segmentation, tags: Tags, label: str) -> dict[str, Any]:
+def _region(found: Segmentation, target: Target, label: str) -> dict[str, Any]:
     height, width = found.mask.shape
     return {
         "id": uuid.uuid4().hex[:10],
-        "from_name": tags.from_name,
-        "to_name": tags.to_name,
+        "from_name": target.from_name,
+        "to_name": target.to_name,
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,

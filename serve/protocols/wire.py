@@ -1,12 +1,12 @@
 """Types of fields that protocols share, and from a tool's (x, y) to the clicks and boxes of the core."""
 
-import base64
 import math
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from mst.clicks import Click
+from mst.data.base64_text import from_base64
 from mst.data.images import RGB
 from mst.errors import ClickError
 from mst.zoom import Box
@@ -19,18 +19,15 @@ class Wire(BaseModel):
 
 
 def image_bytes(text: Any) -> bytes:
-    """Decode an image file in base64, alone or as a data URI.
+    """Decode an image file in base64, as `mst.data.base64_text` reads it.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none.
     """
-    if isinstance(text, str):
-        text = text.rpartition(";base64,")[2] if text.startswith("data:") else text
-        try:
-            return base64.b64decode(text, validate=True)
-        except ValueError:
-            pass
-    raise ValueError("not an image file in base64")
+    try:
+        return from_base64(text)
+    except ValueError:
+        raise ValueError("not an image file in base64") from None
 
 
 ImageFile = Annotated[bytes, BeforeValidator(image_bytes)]

@@ -1,8 +1,6 @@
 """Masks on the wire: COCO's run-length encoding, PNG, or polygons."""
 
 import base64
-from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +12,7 @@ from mst.data.encode import encode_mask
 from mst.data.mask_images import decode_mask
 from mst.errors import ClickError, ImageError, MaskError
 from mst.predictor import Probabilities
+from serve.outlines import polygons
 from serve.schemas import RLE, MaskFormat, Polygon
 
 _PIECE = 2**16  # letters of run lengths that are decoded at once
@@ -56,33 +55,6 @@ def json_rows(mask: Mask) -> bytes:
 def text(data: bytes) -> str:
     """Bytes as base64, for JSON."""
     return base64.b64encode(data).decode()
-
-
-def polygons(mask: Mask, tolerance: float = 0.0, min_area: float = 0.0) -> list[Polygon]:
-    """Outline each part of a mask (H, W), and the holes in it, along the pixels' borders.
-
-    Args:
-        mask: the object.
-        tolerance: pixels by which a simplified outline may leave the true one; 0 keeps every corner, and
-            such polygons decode to the mask they came from.
-        min_area: parts and holes of fewer pixels are left out.
-    """
-    # On a grid twice as fine, outlines through pixel centres lie a quarter of a pixel from the true border.
-    fine = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-    rings, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    parents = hierarchy[0, :, 3].tolist() if hierarchy is not None else []
-    kept = [True] * len(rings)
-    # Nothing has fewer pixels than its longer side: where there are no specks, nothing need be measured.
-    if any(max(cv2.boundingRect(ring)[2:]) / 2 - 1 < min_area for ring in rings):
-        kept = [size >= min_area for size in _sizes(mask, rings, parents)]
-    found: dict[int, Polygon] = {}
-    for number, parent in enumerate(parents):
-        if parent < 0 and kept[number]:
-            found[number] = Polygon(outer=_points(rings[number], tolerance), holes=[])
-    for number, parent in enumerate(parents):
-        if parent in found and kept[number]:
-            found[parent].holes.append(_points(rings[number], tolerance))
-    return list(found.values())
 
 
 def decode_rle(encoded: RLE, height: int, width: int) -> Mask:
@@ -167,27 +139,6 @@ def _numbers(digits: NDArray[np.uint8], ends: NDArray[np.intp]) -> NDArray[np.in
     values = np.add.reduceat((digits & 31).astype(np.int64) << (5 * place), starts)
     values -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)
     return values
-
-
-def _sizes(mask: Mask, rings: Sequence[Any], parents: Sequence[int]) -> list[int]:
-    """Pixels of the part or hole that each ring of the fine grid goes around."""
-    pixels = mask.astype(np.uint8)
-    _, parts, of_parts, _ = cv2.connectedComponentsWithStats(pixels, connectivity=8)
-    _, holes, of_holes, _ = cv2.connectedComponentsWithStats(1 - pixels, connectivity=4)  # as findContours
-    sizes = []
-    for ring, parent in zip(rings, parents, strict=True):
-        col, row = ring[ring[:, 0, 1].argmin(), 0]  # the highest pixel; below such a one, a hole begins
-        labels, stats, row = (parts, of_parts, row) if parent < 0 else (holes, of_holes, row + 1)
-        sizes.append(int(stats[labels[row // 2, col // 2], cv2.CC_STAT_AREA]))
-    return sizes
-
-
-def _points(ring: Any, tolerance: float) -> list[tuple[float, float]]:
-    points = (ring.astype(np.float32) + 0.5) / 2
-    if tolerance > 0:
-        simpler = cv2.approxPolyDP(points, tolerance, closed=True)
-        points = simpler if len(simpler) >= 3 else points
-    return [(float(x), float(y)) for x, y in points[:, 0]]
 
 
 def _png(grey: NDArray[np.uint8]) -> bytes:

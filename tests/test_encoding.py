@@ -8,7 +8,8 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import label
 
 from mst.errors import ClickError
-from serve.encoding import decode_png, decode_rle, png, polygons, rle, text
+from serve.encoding import decode_png, decode_rle, png, rle, text
+from serve.outlines import polygons
 from serve.schemas import RLE
 from tests.conftest import random_mask
 

@@ -14,8 +14,9 @@ from pydantic import BeforeValidator, Field
 
 from mst.clicks import Mask
 from serve.core import Core, Options
-from serve.encoding import json_rows, polygons
+from serve.encoding import json_rows
 from serve.errors import UnknownModelError
+from serve.outlines import polygons
 from serve.protocols.wire import ImageFile, Point, Wire, box_between, click_at
 from serve.schemas import MAX_CLICKS
 

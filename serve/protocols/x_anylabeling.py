@@ -16,8 +16,8 @@ from mst.clicks import Click, Mask
 from mst.data.images import RGB
 from mst.errors import ClickError
 from serve.core import Core, Options
-from serve.encoding import polygons
 from serve.errors import UnknownModelError
+from serve.outlines import polygons
 from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.wire import ImageFile, Wire, box_between, click_at
 from serve.schemas import MAX_CLICKS

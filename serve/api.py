@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from ray.exceptions import RayActorError, RayError
@@ -44,6 +45,7 @@ from serve.schemas import (
 )
 from serve.settings import ServeSettings
 
+_TITLE = "MST: click-based interactive segmentation"
 _WEB = Path(__file__).parent / "web"
 _IMAGE_BODY = {"requestBody": {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
 _PAGE_HEADERS = {  # it needs nothing from elsewhere, and nobody may put it into a page of his own
@@ -73,6 +75,12 @@ class Handlers:
     async def icon(self) -> FileResponse:
         """Return the page's icon."""
         return FileResponse(_WEB / "icon.svg", media_type="image/svg+xml")
+
+    async def docs(self) -> HTMLResponse:
+        """Return the page that describes the interface; its addresses are relative to it."""
+        return get_swagger_ui_html(
+            openapi_url="openapi.json", title=_TITLE, swagger_favicon_url="favicon.ico"
+        )
 
     async def health(self) -> dict[str, str]:
         """Answer as long as this process lives."""
@@ -151,14 +159,20 @@ def build_api(core: Core, settings: ServeSettings, keys: Keys) -> FastAPI:
 
     handlers = Handlers(core)
     app = FastAPI(
-        title="MST: click-based interactive segmentation",
+        title=_TITLE,
         version=__version__,
         description="Store an image, send the list of clicks on an object, get its mask.",
         lifespan=lifespan,
+        root_path=settings.root_path,
+        docs_url=None,  # its page would ask for the description at the root of the host
+        redoc_url=None,
+        servers=[{"url": "."}],  # beside the description, below whatever prefix a proxy shows it
+        root_path_in_servers=False,
     )
     get, post = partial(app.add_api_route, methods=["GET"]), partial(app.add_api_route, methods=["POST"])
     get("/", handlers.page, include_in_schema=False)
     get("/favicon.ico", handlers.icon, include_in_schema=False)
+    get("/docs", handlers.docs, include_in_schema=False)
     get("/metrics", handlers.metrics, include_in_schema=False)
     get("/healthz", handlers.health)
     get("/readyz", handlers.ready, responses={503: {"description": "the model is not loaded"}})

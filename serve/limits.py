@@ -60,11 +60,11 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        headers, path = dict(scope["headers"]), _path(scope)
         reply = _Reply(send, headers.get(b"x-request-id", b""))
         start = time.perf_counter()
         self._metrics.arrived()
-        counts = scope["method"] == "POST" or not _is_one_of(scope["path"], _LIGHT)  # POST / is CVAT's click
+        counts = scope["method"] == "POST" or not _is_one_of(path, _LIGHT)  # POST / is CVAT's click
         try:
             refusal = self._refusal(scope, headers, counts)
             if refusal:
@@ -85,7 +85,7 @@ class Gate:
 
     def _refusal(self, scope: Scope, headers: Headers, counts: bool) -> Refusal | None:
         """Decide by what is known before the body is read."""
-        path = scope["path"]
+        path = _path(scope)
         kind = headers.get(b"content-type", b"").lower()
         if path == _IMAGES and kind.startswith(b"multipart/"):
             why = "send the image file itself as the body, as `curl --data-binary @photo.jpg` does"
@@ -203,7 +203,7 @@ def _as_json(scope: Scope, headers: Headers) -> Scope:
     Not so that of a page of another site: a browser sends it without asking only where it is not called JSON.
     """
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if scope["method"] != "POST" or kind not in _UNTOLD or b"origin" in headers or scope["path"] == _IMAGES:
+    if scope["method"] != "POST" or kind not in _UNTOLD or b"origin" in headers or _path(scope) == _IMAGES:
         return scope
     others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
     return {**scope, "headers": [*others, (b"content-type", b"application/json")]}
@@ -211,13 +211,19 @@ def _as_json(scope: Scope, headers: Headers) -> Scope:
 
 def _json_bytes(scope: Scope, limit: int) -> int:
     """How many of a body's first bytes are JSON; all of them, the limit, where nothing else is known."""
-    if scope["path"] == _IMAGES:
+    if _path(scope) == _IMAGES:
         return 0
-    if not scope["path"].startswith(_TENSORS):
+    if not _path(scope).startswith(_TENSORS):
         return limit
     lengths = [value for name, value in scope["headers"] if name == HEADER_LENGTH.lower().encode()]
     # What is no number is refused before it is read; of several headers, the first is the one that counts.
     return int(lengths[0]) if lengths and lengths[0].isdigit() and len(lengths[0]) <= 15 else limit
+
+
+def _path(scope: Scope) -> str:
+    """The path below the prefix under which the server is shown."""
+    prefix, path = scope.get("root_path", ""), str(scope["path"])
+    return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
 
 
 def _is_one_of(path: str, known: tuple[str, ...]) -> bool:

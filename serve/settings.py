@@ -1,7 +1,7 @@
 """Settings of a server: `serve run serve.app:build key=value ...` or `python -m serve --key value ...`."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,6 +27,8 @@ class ServeSettings(BaseModel):
     """Of the forwards; auto is bf16 where the device has it and it is exact enough on a trial."""
     compile: bool = False
     """Whether the model is compiled (torch.compile) before it is ready: minutes once, faster forwards."""
+    root_path: Annotated[str, Field(pattern=r"^(/[\w.~-]+)*$")] = ""
+    """Prefix, as /mst, that a reverse proxy leaves in paths; one that takes it away needs nothing here."""
     image_store: str = str(_PROJECT / "out" / "serve" / "images")
     """Folder, or s3://bucket/prefix, in which images are kept under their sha256."""
     image_seconds: float = Field(default=7 * 24 * 3600.0, gt=0)

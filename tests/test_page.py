@@ -18,6 +18,7 @@ from mst.client import Client
 from serve.registry import SHIPPED
 from serve.settings import ServeSettings
 from tests.conftest import listening, local_api, picture, png
+from tests.prefix_proxy import behind_prefix
 
 pytestmark = pytest.mark.browser
 
@@ -86,7 +87,7 @@ def place(page, x: float, y: float) -> tuple[float, float]:
     return tuple(
         page.evaluate(
             """async ([x, y]) => {
-                const { view, canvas } = (await import("/web/app.js")).editor;
+                const { view, canvas } = (await import(new URL("web/app.js", document.baseURI))).editor;
                 const box = canvas.getBoundingClientRect();
                 const [left, top] = [box.left + view.left, box.top + view.top];
                 return [left + (x + 0.5) * view.scale, top + (y + 0.5) * view.scale];
@@ -124,6 +125,26 @@ def expected(local: str, clicks=(), **more) -> np.ndarray:
     image_id = Client(local).upload(png(picture()))
     reply = httpx.post(f"{local}/v1/images/{image_id}/mask", json={"clicks": sent, **more})
     return coco_mask.decode(reply.json()["mask"]).astype(bool)
+
+
+@pytest.mark.parametrize("strips", [True, False], ids=["prefix taken away", "prefix left"])
+def test_the_page_works_below_a_prefix(visit, checkpoint, local, tmp_path, strips):
+    settings = ServeSettings(
+        model=str(checkpoint),
+        image_store=str(tmp_path / "images"),
+        precision="fp32",
+        max_bytes=400_000,
+        root_path="" if strips else "/tools/mst",
+    )
+    with listening(local_api(settings)) as url, behind_prefix(url, "/tools/mst", strips=strips) as shown:
+        page = visit(shown)
+        page.click("#example")
+        status(page, "click on an object")
+        opened(page, tmp_path)
+        click(page, 30, 20)
+        status(page, "IoU")
+        mask = saved(page, tmp_path)
+    np.testing.assert_array_equal(mask, expected(local, [Click(20, 30, True)]))
 
 
 def test_a_person_opens_an_image_clicks_undoes_and_saves(page, local, tmp_path):

@@ -44,7 +44,7 @@ function fit() {
 }
 
 async function openExample() {
-  const response = await fetch("/web/example.jpg");
+  const response = await fetch(new URL("example.jpg", import.meta.url));
   editor.open(new File([await response.blob()], "example.jpg", { type: "image/jpeg" }));
 }
 

@@ -1,5 +1,6 @@
 // The server's HTTP interface. Every call may be repeated, so what fails for a passing reason is tried again.
 
+const ROOT = new URL("..", import.meta.url); // where the page is, below whatever prefix a proxy shows it
 const TRIES = 6;
 const PASSING = [429, 502, 503, 504];
 
@@ -21,7 +22,7 @@ export class Server {
   }
 
   async upload(file) {
-    return this.call("/v1/images", { body: file });
+    return this.call("v1/images", { body: file });
   }
 
   // Answers {mask, score, model, timing_ms, tokens} and the milliseconds that it took from here.
@@ -30,7 +31,7 @@ export class Server {
     const request = { clicks, box, prior: prior?.png ?? null, format: "png", tokens: true };
     const headers = { "Content-Type": "application/json" };
     const start = performance.now();
-    const reply = await this.call(`/v1/images/${imageId}/mask`, { headers, body: JSON.stringify(request) });
+    const reply = await this.call(`v1/images/${imageId}/mask`, { headers, body: JSON.stringify(request) });
     return { ...reply, milliseconds: performance.now() - start };
   }
 
@@ -52,7 +53,7 @@ export class Server {
   async fetched(path, options) {
     const key = this.key ? { Authorization: `Bearer ${this.key}` } : {};
     try {
-      return await fetch(path, { method: "POST", ...options, headers: { ...options.headers, ...key } });
+      return await fetch(new URL(path, ROOT), { method: "POST", ...options, headers: { ...options.headers, ...key } });
     } catch {
       return null; // no connection
     }

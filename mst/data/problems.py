@@ -25,7 +25,8 @@ class Problem(NamedTuple):
     """False for what a rule of ours leaves out of sound data, such as crowds."""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.detail or self.kind}"
+        said = self.detail or self.kind
+        return said if said.startswith(self.where) else f"{self.where}: {said}"
 
 
 def lost_by_kind(problems: Sequence[Problem]) -> Counter[str]:

@@ -69,7 +69,7 @@ class ClickSegmenter(PythonModel):
         for number, row in enumerate(model_input.to_dict("records")):
             try:
                 answers.append(self._segment(_image(row["image"]), row["clicks"]))
-            except MSTError as error:
+            except (MSTError, KeyError, TypeError, ValueError, OverflowError) as error:
                 raise MlflowException.invalid_parameter_value(f"row {number}: {error}") from None
         return answers
 

@@ -8,7 +8,7 @@ ServerSideError(MSTError)
     `-- UnfinishedError the clicks take longer than one request may; the same call goes on with them
 """
 
-from mst.errors import CheckpointError, ClickError, ImageError, ImageTooLargeError, MSTError
+from mst.errors import CheckpointError, ClickError, ImageError, ImageTooLargeError, MaskError, MSTError
 
 
 class ServerSideError(MSTError):
@@ -57,6 +57,7 @@ _STATUS: dict[type[MSTError], int] = {
     ImageTooLargeError: 413,
     ImageError: 415,
     ClickError: 422,
+    MaskError: 422,
 }
 
 

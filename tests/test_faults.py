@@ -31,6 +31,8 @@ def test_a_run_in_s3_is_logged_with_its_pictures_and_what_it_was_made_from(clust
         run.data.tags
     )
     assert {"loss", "lr", "images_per_second", "grad_norm", "val_noc90"} <= set(run.data.metrics)
+    assert run.data.metrics["data/images"] == 12
+    assert run.data.metrics["data/left_out/crowd"] == 1
     images = MlflowClient(registry, registry).list_artifacts(run.info.run_id, "images")
     assert len([each for each in images if each.path.endswith(".png")]) == 2
     assert newest(folder).run_id == run.info.run_id

@@ -147,6 +147,8 @@ def test_a_tensor_of_a_million_empty_strings_is_refused():
         ({"inputs": [tensor("image", "UINT8", [1, 2, 3]), INPUTS[1]]}, 422, "[H, W, 3]"),
         ({"inputs": [*INPUTS, tensor("box", "FP32", [1, 2, 3])]}, 422, "four numbers"),
         ({"inputs": [*INPUTS, tensor("prior", "UINT8", [[1]])]}, 422, "the image's shape"),
+        ({"inputs": [*INPUTS, tensor("prior", "FP32", [[0.5] * 140] * 90)]}, 422, "the mask is of float32"),
+        ({"inputs": [*INPUTS, tensor("prior", "UINT8", [[0, 7] * 70] * 90)]}, 422, "the values [7] beside 0"),
         ({"inputs": INPUTS, "outputs": [{"name": "masks"}]}, 422, "unknown output 'masks'"),
         ({"inputs": INPUTS, "parameters": {"threshold": 0}}, 422, "threshold"),
         ({}, 422, "inputs"),

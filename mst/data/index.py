@@ -85,7 +85,10 @@ class Index(Sequence[ImageRecord]):
     @property
     def left_out(self) -> Counter[str]:
         """How many objects were left out when the index was made, by why."""
-        return Counter(self.manifest.get("left_out", {}))
+        counted = self.manifest.get("left_out")
+        return Counter(
+            counted if isinstance(counted, dict) else {}
+        )  # earlier indexes have none, or their sum
 
     def with_objects(self) -> list[int]:
         """Return the places of the images that have objects; no object is read."""

@@ -4,7 +4,7 @@ Inputs of the model
     image       BYTES [1], an image file (base64 in JSON, as it is in the binary form), or UINT8 [H, W, 3]
     clicks      FP32 [N, 3], any number type: x, y, and 1 for positive or 0 for negative
     box         FP32 [4], optional: x1, y1, x2, y2
-    prior       UINT8 [H, W], optional: a mask to correct, not 0 on the object
+    prior       UINT8 [H, W], optional: a mask to correct, 0 and 1, or 0 and 255
 Outputs
     mask        UINT8 [H, W], 1 on the object
     score       FP32 [1], the IoU that is expected of the mask
@@ -25,6 +25,7 @@ from pydantic import Field
 
 from mst import __version__
 from mst.clicks import Click
+from mst.data.arrays import as_mask
 from mst.data.images import RGB
 from serve.core import Core, Options, Segmentation, StoredImage
 from serve.errors import RequestError, UnknownModelError
@@ -163,13 +164,13 @@ def _options(asked: Inference, inputs: dict[str, Array], image: RGB) -> Options:
     box, prior = inputs.get("box"), inputs.get("prior")
     if box is not None and (box.size != 4 or box.dtype == object or not np.isfinite(box).all()):
         raise RequestError("input 'box' must be four numbers: x1, y1, x2, y2")
-    if prior is not None and (prior.shape != image.shape[:2] or prior.dtype == object):
+    if prior is not None and prior.shape != image.shape[:2]:
         raise RequestError(f"input 'prior' must have the image's shape {list(image.shape[:2])}")
     corners = [] if box is None else box.astype(float).ravel().tolist()
     return Options(
         threshold=asked.parameters.threshold,
         box=box_between((corners[0], corners[1]), (corners[2], corners[3]), image) if corners else None,
-        prior=None if prior is None else prior != 0,
+        prior=None if prior is None else as_mask(prior),
     )
 
 

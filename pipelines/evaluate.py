@@ -23,9 +23,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as ShownTable
+from upath import UPath
 
 from mst.command_line import count, natural, parse, run
-from mst.data.files import written_whole
+from mst.data.files import check_writable, written_whole
 from mst.errors import DataError
 from mst.overrides import from_dict
 from mst.records import write_records
@@ -259,7 +260,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Evaluate models by the click protocol.", allow_abbrev=False)
     add_options(parser)
     arguments = parse(parser, None)
-    uri = tracking_uri() if arguments.out else ""  # a server that is away is told before the work, not after
+    uri = ""
+    if arguments.out:  # what is away, or cannot be written, is told before the work, not after
+        check_writable(UPath(arguments.out))
+        uri = tracking_uri()
     with tempfile.TemporaryDirectory() as folder:
         subjects = [
             read_model(text, Path(folder) / str(number)) for number, text in enumerate(arguments.model)

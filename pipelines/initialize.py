@@ -8,9 +8,11 @@ import argparse
 from pathlib import Path
 
 import torch
+from upath import UPath
 
 from mst.checkpoint import save_checkpoint
 from mst.command_line import parse, run
+from mst.data.files import check_writable
 from mst.errors import ConfigError
 from mst.training import new_state
 from pipelines.command_line import add_settings, config_of
@@ -28,6 +30,7 @@ def main() -> None:
     config, out = absolute_paths(config_of(arguments)), Path(absolute(arguments.out))
     if out.exists():
         raise ConfigError(f"{out} is there already; give another --out")
+    check_writable(UPath(out.parent))
     state, origin = new_state(config, torch.device("cpu"))
     save_checkpoint(out, state.model.state_dict(), config)
     print(f"{out}: {origin}")

@@ -255,8 +255,8 @@ def main() -> None:
         force=arguments.force,
         dry_run=arguments.dry_run,
     )
-    storage, _, name = arguments.run.rstrip("/").rpartition("/")
-    decision, outcome = promote(uri, run_folder(storage or ".", name), request)
+    storage, slash, name = arguments.run.rstrip("/").rpartition("/")
+    decision, outcome = promote(uri, run_folder(storage or slash or ".", name), request)
     _tell(decision, outcome)
 
 

@@ -201,7 +201,8 @@ def _read_part(file: Path) -> list[pa.RecordBatch]:
 
 def _left_out(file: Path) -> Counter[str]:
     with pa.memory_map(str(file)) as source:
-        return Counter(json.loads(pa.ipc.open_stream(source).schema.metadata[_LEFT_OUT]))
+        about = pa.ipc.open_stream(source).schema.metadata or {}
+        return Counter(json.loads(about.get(_LEFT_OUT, b"{}")))
 
 
 def show_manifest(out: Path, manifest: dict[str, Any]) -> None:

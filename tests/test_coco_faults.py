@@ -265,6 +265,15 @@ def test_a_file_of_two_ids_gives_its_image_the_objects_of_both(root):
     assert found == {"1.png": 3, "2.png": 1, "3.png": 0}
 
 
+def test_an_id_that_also_a_malformed_entry_has_names_no_image(root):
+    content = tables()
+    content["images"].append({"id": 1, "file_name": "3.png", "height": math.nan, "width": WIDTH})
+    write(root, content)
+    records = read(root, max_faulty=1.0)
+    assert masks_of(records).keys() == {21, 31}
+    assert records.left_out == {"malformed image entry": 2}
+
+
 def test_an_image_that_is_said_to_have_two_sizes_is_left_out(root):
     content = tables()
     content["images"].append({**content["images"][0], "id": 9, "width": WIDTH + 1})

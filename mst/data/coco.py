@@ -102,7 +102,8 @@ def _read(
     if malformed and not keys:
         first = next(iter(malformed.values()))
         raise DataError(f"{annotations}: none of {len(malformed)} images can be read; {first}")
-    of_images, doubtful = unique_images(keys, annotations.name)
+    named, doubtful = unique_images(keys, annotations.name)
+    of_images = {image_id: key for image_id, key in named.items() if image_id not in malformed}
     faulty = malformed | doubtful
     objects = _Objects(annotations.name, of_images, frozenset(faulty), crowds, problems)
     for place, entry in enumerate(tables["annotations"]):
@@ -123,8 +124,8 @@ def unique_images(keys: Iterable[Key], name: str) -> tuple[dict[int | str, Key],
         name: of the file.
 
     Returns:
-        The images by id; and a problem for each id of which nobody knows what it names. An entry that only
-        repeats another is none: it is in both.
+        The images by id; and a problem for each id of which nobody knows what it names. Where an entry merely
+        stands there again, there are both: an image and a problem.
     """
     entries: dict[int | str, list[Key]] = defaultdict(list)
     sizes: dict[UPath, set[tuple[int, int]]] = defaultdict(set)

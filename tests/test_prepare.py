@@ -267,7 +267,7 @@ def test_each_kind_of_fault_is_found_and_left_out(faulty, tmp_path, cluster):
 
 def test_a_training_refuses_data_of_which_too_much_is_faulty(faulty):
     source = ["coco:annotations/instances_train.json"]
-    with pytest.raises(DataError, match=r"11 of 17 objects are faulty, and at most 10% .*malformed mask"):
+    with pytest.raises(DataError, match=r"8 of 18 objects are faulty, and at most 10% .*malformed mask"):
         read_records(source, UPath(faulty))
     records = read_records(source, UPath(faulty), max_faulty=0.9)
     assert records.left_out["malformed mask"] == 1

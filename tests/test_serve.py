@@ -126,7 +126,7 @@ def test_what_a_browser_and_an_engineer_look_at(http, checkpoint):
     assert http.get("/readyz").json()["rejected"] is None
     page = http.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    assert "/web/app.js" in page.text
+    assert 'src="web/app.js"' in page.text  # relative: below any prefix
     assert http.get("/web/app.js").is_success
     assert http.get("/favicon.ico").headers["content-type"].startswith("image/svg")
     assert http.get("/docs").is_success

@@ -88,7 +88,7 @@ class Client:
         transport: of httpx, for tests.
 
     Raises:
-        ServerError: the key has characters that no header can have.
+        ServerError: the address is none, or the key has characters that no header can have.
     """
 
     def __init__(
@@ -101,7 +101,10 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         headers = {"Authorization": f"Bearer {_in_header(api_key)}"} if api_key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        except httpx.InvalidURL as error:
+            raise ServerError(f"'{url}' is no address of a server: {error}") from None
         self._retry = retry or Retry()
 
     def __enter__(self) -> Self:
@@ -123,7 +126,10 @@ class Client:
             ImageError: it has no one meaning, or cannot be read.
             ServerError: the server refused it or could not be reached.
         """
-        return str(self._post("/v1/images", content=_file(image))["image_id"])
+        answer = self._post("/v1/images", content=_file(image))
+        if not isinstance(answer.get("image_id"), str):
+            raise ServerError("/v1/images: the server's answer has no image_id")
+        return str(answer["image_id"])
 
     def mask(
         self, image_id: str, clicks: Sequence[Click], *, box: Box | None = None, prior: Mask | None = None
@@ -171,7 +177,12 @@ class Client:
             raise ServerError(f"{path}: {reply.status_code} {reply.text}")
         if reply.is_redirect or not _is_json(reply):
             raise ServerError(f"{path}: no answer of this server, but {reply.status_code} {reply.text[:200]}")
-        answer: dict[str, Any] = reply.json()
+        try:
+            answer = reply.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ServerError(f"{path}: the server's answer is cut short, or no JSON object")
         return answer
 
     def _answer(self, path: str, body: dict[str, Any]) -> httpx.Response:
@@ -181,7 +192,7 @@ class Client:
             reply, failure = None, None
             try:
                 reply = self._http.post(path, **body)
-            except httpx.UnsupportedProtocol as error:
+            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
                 raise ServerError(f"'{self._http.base_url}' is no address of a server: {error}") from error
             except httpx.TransportError as error:
                 failure = error
@@ -247,6 +258,8 @@ def _request(clicks: Sequence[Click], box: Box | None, prior: Mask | None) -> di
 
 
 def _corners(box: Box) -> list[int]:
+    if not isinstance(box, Box):
+        raise ClickError(f"{box!r} is no Box, as in Box(top=10, left=20, bottom=60, right=90)")
     corners = [box.left, box.top, box.right, box.bottom]
     if not all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in corners):
         raise ClickError(f"the box {tuple(box)} has other values than whole numbers of pixels")

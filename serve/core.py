@@ -183,18 +183,15 @@ class Core:
             OverloadedError: it cannot be answered in time; `retry_after` says when to try again.
             UnfinishedError: so many clicks take longer; the same call goes on after those that are done.
         """
-        progress = Progress()
-        try:
-            async with self._in_time():
-                return await self._segment(image, clicks, options or Options(), progress)
-        except OverloadedError as error:
-            if not progress.clicks:
-                raise
-            raise UnfinishedError(self._deadline, progress.clicks, len(clicks)) from error
+        progress = Progress(of=len(clicks))
+        async with self._in_time(progress=progress):
+            return await self._segment(image, clicks, options or Options(), progress)
 
     @asynccontextmanager
-    async def _in_time(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """Give a block up that takes longer than the deadline."""
+    async def _in_time(
+        self, seconds: float | None = None, progress: Progress | None = None
+    ) -> AsyncIterator[None]:
+        """Give a block up that takes longer than the deadline, and say how far it came."""
         seconds = seconds or self._deadline
         try:
             async with asyncio.timeout(seconds) as limit:
@@ -202,6 +199,8 @@ class Core:
         except TimeoutError:
             if not limit.expired():
                 raise
+            if progress and progress.clicks:
+                raise UnfinishedError(seconds, progress.clicks, progress.of) from None
             raise OverloadedError(f"no answer within {seconds:g} s") from None
 
     async def _segment(

@@ -97,6 +97,8 @@ class Progress:
 
     clicks: int = 0
     """Of the annotator's, that are predicted and kept."""
+    of: int = 0
+    """So many that there are."""
 
 
 class Sessions:

@@ -190,6 +190,7 @@ def test_numpys_numbers_are_boxes(local):
 WRONG_CLICKS = {
     "NaN": (Click(np.nan, 30, True), "row of a click is nan, not a number of pixels"),
     "infinite": (Click(20, np.float32(np.inf), True), "col of a click is .*inf"),
+    "of hundreds of digits": (Click(10**400, 30, True), "row of a click is 1000"),
     "text": (Click("20", 30, True), "row of a click is '20'"),
     "a truth for a number": (Click(20, True, True), "col of a click is True"),
     "a text for a truth": (Click(20, 30, "False"), "is_positive of a click is 'False'"),

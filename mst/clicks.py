@@ -53,8 +53,9 @@ def as_click(click: Any) -> Click:
 
 def _plain(name: str, value: Any) -> float:
     number = value.item() if isinstance(value, np.generic) else value
-    is_number = isinstance(number, int | float) and not isinstance(number, bool)
-    if not is_number or not abs(number) <= 2**53:  # NaN fails as well
+    if (
+        isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= 2**53
+    ):  # NaN fails
         raise ClickError(f"{name} of a click is {value!r}, not a number of pixels")
     return number
 

@@ -51,6 +51,17 @@ def as_click(click: Any) -> Click:
     return Click(_plain("row", row), _plain("col", col), is_positive)
 
 
+def as_clicks(clicks: Any) -> list[Click]:
+    """Return a list of clicks, each as `as_click` says.
+
+    Raises:
+        ClickError: it is no list of clicks.
+    """
+    if not isinstance(clicks, Iterable):
+        raise ClickError(f"{clicks!r} is no list of clicks, as in [Click(row=80, col=120, is_positive=True)]")
+    return [as_click(each) for each in clicks]
+
+
 def _plain(name: str, value: Any) -> float:
     number = value.item() if isinstance(value, np.generic) else value
     if (

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mst.clicks import Click, Mask, as_click, check_clicks, click_tensor
+from mst.clicks import Click, Mask, as_clicks, check_clicks, click_tensor
 from mst.config import EvalConfig
 from mst.data.arrays import AnyImage, as_image, as_mask
 from mst.data.images import RGB, resize
@@ -234,7 +234,7 @@ class Predictor:
             ClickError: no positive click, or one outside the image, or what is no click.
             PredictionError: the model returns NaN.
         """
-        image, clicks = as_image(image), [as_click(each) for each in clicks]
+        image, clicks = as_image(image), as_clicks(clicks)
         height, width = image.shape[:2]
         if previous and previous.probabilities.shape != (height, width):
             raise MaskError(
@@ -269,6 +269,7 @@ class Predictor:
 
         def segment(clicks: Sequence[Click]) -> Mask:
             nonlocal last
+            clicks = as_clicks(clicks)
             last = self.predict(image, clicks, last if last and _begins(last, clicks) else start)
             return last.mask(self.config.threshold)
 

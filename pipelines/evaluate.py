@@ -23,10 +23,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as ShownTable
-from upath import UPath
 
 from mst.command_line import count, natural, parse, run
-from mst.data.files import check_writable, written_whole
+from mst.data.files import as_path, check_writable, written_whole
 from mst.errors import DataError
 from mst.overrides import from_dict
 from mst.records import write_records
@@ -262,7 +261,7 @@ def main() -> None:
     arguments = parse(parser, None)
     uri = ""
     if arguments.out:  # what is away, or cannot be written, is told before the work, not after
-        check_writable(UPath(arguments.out))
+        check_writable(as_path(arguments.out))
         uri = tracking_uri()
     with tempfile.TemporaryDirectory() as folder:
         subjects = [

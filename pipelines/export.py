@@ -7,11 +7,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from upath import UPath
-
 from mst.checkpoint import load_model
 from mst.command_line import count, parse, run
-from mst.data.files import check_writable
+from mst.data.files import check_file_writable
 from mst.export import export_onnx
 from pipelines.registry import checkpoint_of
 
@@ -23,7 +21,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     parser.add_argument("--slots", type=count, default=24, help="most clicks of an object")
     arguments = parse(parser, None)
-    check_writable(UPath(arguments.out.parent))
+    check_file_writable(arguments.out)
     with tempfile.TemporaryDirectory() as folder:
         model, config = load_model(checkpoint_of(arguments.model, Path(folder)))
     export_onnx(model, arguments.out, arguments.slots)

@@ -33,7 +33,7 @@ from mst.checkpoint import load_model
 from mst.command_line import add_options, count, given, parse, run
 from mst.config import Config
 from mst.data.annotations import ImageRecord
-from mst.data.files import check_writable, fetch
+from mst.data.files import as_path, check_writable, fetch
 from mst.data.index import relative_to, to_batch, write_index
 from mst.data.join import RULES, join_nested
 from mst.data.problems import lost_by_kind
@@ -241,10 +241,10 @@ def main() -> None:
     arguments = parse(parser, None)
     if not (arguments.out or arguments.check or arguments.picture):
         raise ConfigError("nothing to do: give --out, --check or --picture")
-    root = UPath(arguments.root)
+    root = as_path(arguments.root)
     for written in (arguments.fix and arguments.fix.parent, arguments.picture):
         if written:
-            check_writable(UPath(written))  # or it would be told after the work
+            check_writable(as_path(written))  # or it would be told after the work
     if arguments.out or arguments.check:
         connect()
     if arguments.out:

@@ -28,6 +28,7 @@ from upath import UPath
 
 from mst.command_line import count, parse, run
 from mst.config import Config
+from mst.data.files import as_path
 from mst.errors import ConfigError, MSTError
 from pipelines import cluster
 from pipelines.candidate import DATA, MAX_CLICKS, MAX_OBJECTS, Candidate, candidate, publish
@@ -119,7 +120,7 @@ def show(decision: Decision, offer: Candidate, champion: ModelVersion | None, te
     against = f"against version {champion.version}, the champion" if champion else "is the first"
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{offer.saved.path} {against}, on {', '.join(terms.data.values())}")
-    validated = named(offer.config.data.val, UPath(offer.config.data.root)).values()
+    validated = named(offer.config.data.val, as_path(offer.config.data.root)).values()
     if chosen_by := sorted(set(validated) & set(terms.data.values())):
         text = f"this checkpoint was chosen by {', '.join(chosen_by)}: give --data that neither has seen"
         console.print(text, style="yellow")
@@ -152,7 +153,7 @@ def _terms(request: Request, champion: ModelVersion | None, config: Config) -> T
     if request.data:
         data = named(request.data, UPath(Path.cwd()))
     elif champion is None:
-        data = named(config.data.val, UPath(config.data.root))
+        data = named(config.data.val, as_path(config.data.root))
     elif DATA in judged:
         data = json.loads(judged[DATA])
     else:

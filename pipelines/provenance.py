@@ -11,9 +11,8 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-from upath import UPath
-
 from mst.config import Config
+from mst.data.files import as_path
 from mst.data.sources import fingerprint
 from pipelines.storage import PROJECT
 
@@ -39,7 +38,7 @@ def provenance(config: Config) -> dict[str, str]:
     Raises:
         ConfigError, DataError: as `mst.data.sources.check_sources`.
     """
-    root = UPath(config.data.root)
+    root = as_path(config.data.root)
     tags = {
         **commit(PROJECT, os.environ.get(COMMIT, "")),
         "source_sha256": source_digest(PROJECT),

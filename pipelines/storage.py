@@ -6,6 +6,7 @@ from pathlib import Path
 from upath import UPath
 
 from mst.config import Config
+from mst.data.files import as_path
 from mst.errors import ConfigError
 from mst.model.weights import HUB
 
@@ -32,7 +33,7 @@ def run_folder(storage: str, name: str) -> UPath:
     Raises:
         ConfigError: as `absolute`.
     """
-    return UPath(storage if "://" in storage else absolute(storage)) / name
+    return as_path(storage if "://" in storage else absolute(storage)) / name
 
 
 def check_outlives_job(what: str) -> None:

@@ -22,6 +22,7 @@ from upath import UPath
 from mst.checkpoint import initialize
 from mst.command_line import count, parse, run
 from mst.config import Config
+from mst.data.files import as_path
 from mst.data.sampler import Shard
 from mst.data.sources import check_sources
 from mst.errors import CheckpointError, ConfigError, ImageError, MSTError, TrainingError
@@ -146,7 +147,7 @@ def check_request(
         DataError: a folder or file of the data does not exist, or that of the run cannot be written.
         CheckpointError: the weights to start from do not exist, or do not fit.
     """
-    check_sources((*config.data.train, *config.data.val), UPath(config.data.root))
+    check_sources((*config.data.train, *config.data.val), as_path(config.data.root))
     parts = config.train.micro_batches or resources.num_workers
     if config.train.batch_size % parts:
         raise ConfigError(

@@ -25,6 +25,7 @@ from upath import UPath
 import tune_spaces
 from mst.command_line import count, parse, run
 from mst.config import Config
+from mst.data.files import as_path
 from mst.errors import ConfigError
 from mst.training.checkpoints import best
 from pipelines.cluster import connect
@@ -227,7 +228,7 @@ def main() -> None:
     )
     add_options(parser)
     arguments = parse(parser, None)
-    folder = UPath(absolute(arguments.storage)) / (arguments.resume or arguments.name)
+    folder = as_path(absolute(arguments.storage)) / (arguments.resume or arguments.name)
     plan = plan_of(parser, arguments, folder)
     check_held_out(plan, arguments.test or ())
     uri = tracking_uri()

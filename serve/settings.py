@@ -3,9 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _PROJECT = Path(__file__).resolve().parent.parent
+
+_OWN = "docs favicon.ico healthz metrics openapi.json readyz v1 web"
+_OF_PROTOCOLS = (
+    "api delete duplicate_model health invocations job_status ping predict setup train v2 validate version "
+    "versions webhook"
+)
+ROUTES = frozenset((*_OWN.split(), *_OF_PROTOCOLS.split()))
+"""How the paths that the server answers begin."""
 
 
 class ServeSettings(BaseModel):
@@ -77,6 +85,14 @@ class ServeSettings(BaseModel):
     def other_aliases(self) -> tuple[str, ...]:
         """Return the aliases that a request may choose."""
         return tuple(each.strip() for each in self.aliases.split(",") if each.strip())
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_no_route(cls, path: str) -> str:
+        """Below /v1, say, nobody could tell whether the prefix of /v1/segment has been taken away."""
+        if (first := path.partition("/")[2].partition("/")[0]) in ROUTES:
+            raise ValueError(f"root_path {path} begins as the server's own /{first}; choose another prefix")
+        return path
 
     @model_validator(mode="after")
     def _replicas_fit(self) -> Self:

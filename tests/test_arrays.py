@@ -1,6 +1,7 @@
 """Pixels and masks as callers have them: what is taken, what is refused by name, at every entrance."""
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mst.config import EvalConfig
 from mst.data.arrays import as_image, as_mask
 from mst.errors import ClickError, ImageError, MaskError
 from mst.model import MST
+from mst.peers import PEERS, open_nearest_features
 from mst.predictor import Predictor, start_from
 from mst.zoom import Box
 from tests.conftest import TINY_MODEL, picture, png
@@ -23,6 +25,11 @@ GREY = RGB[..., 0]
 HEIGHT, WIDTH = RGB.shape[:2]
 CLICK = [Click(20, 30, True)]
 ALPHA = np.full((HEIGHT, WIDTH, 1), 255, np.uint8)
+
+
+def nowhere():
+    """A client that must not come to asking."""
+    return Client("http://127.0.0.1:1", retry=Retry(0))
 
 
 def paths(tmp_path):
@@ -63,6 +70,21 @@ def test_paths_are_read(tmp_path):
         as_image(tmp_path / "none.png")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"), [("a\0.png", "NUL"), ("foo://b/a.png", "Unsupported filesystem: 'foo'")]
+)
+def test_paths_that_are_none_are_refused(wrong, said):
+    for call in (as_image, nowhere().upload):
+        with pytest.raises(ImageError, match=said):
+            call(wrong)
+
+
+def test_a_file_of_pillows_that_is_cut_short_is_refused():
+    cut = Image.open(io.BytesIO(png(RGB)[:-4000]))
+    with pytest.raises(ImageError, match=r"the image of Pillow: broken image"):
+        as_image(cut)
+
+
 REFUSED = {
     "float32 in 0..1": ((RGB / 255).astype(np.float32), r"of float32; .* as in `\(image \* 255\).round\(\)"),
     "float64 in 0..1": (RGB / 255, "of float64; give uint8 pixels"),
@@ -91,20 +113,25 @@ def predictor():
     return Predictor(MST(TINY_MODEL), EvalConfig())
 
 
+@pytest.fixture(scope="module")
+def openings(predictor):
+    """All methods that answer clicks on an image."""
+    return [predictor.open, *PEERS.values(), open_nearest_features(predictor.model)]
+
+
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_none_or_two_is_refused_by_name_everywhere(name, predictor):
+def test_what_has_none_or_two_is_refused_by_name_everywhere(name, predictor, openings):
     given, said = REFUSED[name]
-    with pytest.raises(ImageError, match=said):
-        as_image(given)
-    with pytest.raises(ImageError, match=said):
-        predictor.open(given)
+    for call in (as_image, *openings):
+        with pytest.raises(ImageError, match=said):
+            call(given)
     with pytest.raises(ImageError, match=said):
         predictor.predict(given, CLICK)
     if not isinstance(given, bytes):  # a file is the server's to judge
         with pytest.raises(ImageError, match=said):
-            Client("http://127.0.0.1:1", retry=Retry(0)).segment(given, CLICK)
+            nowhere().segment(given, CLICK)
         with pytest.raises(ImageError, match=said):
-            Client("http://127.0.0.1:1", retry=Retry(0)).upload(given)
+            nowhere().upload(given)
 
 
 MASK = np.zeros((HEIGHT, WIDTH), bool)
@@ -139,7 +166,7 @@ def test_other_masks_are_refused_by_name_everywhere(name, predictor):
         lambda: as_mask(given),
         lambda: start_from(given),
         lambda: predictor.open(RGB, given),
-        lambda: Client("http://127.0.0.1:1", retry=Retry(0)).segment(RGB, CLICK, prior=given),
+        lambda: nowhere().segment(RGB, CLICK, prior=given),
     ):
         with pytest.raises(MaskError, match=said):
             call()
@@ -196,13 +223,27 @@ WRONG_CLICKS = {
     "a text for a truth": (Click(20, 30, "False"), "is_positive of a click is 'False'"),
     "a number for a truth": (Click(20, 30, 2), "is_positive of a click is 2"),
     "a tuple": ((20, 30, True), r"\(20, 30, True\) is no Click"),
+    "outside": (Click(90, 30, True), r"lies outside the image of 90 rows and 140 columns"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG_CLICKS)
-def test_what_is_no_click_is_refused_by_name(name, predictor):
+def test_what_is_no_click_is_refused_by_name(name, openings):
     click, said = WRONG_CLICKS[name]
-    with pytest.raises(ClickError, match=said):
-        predictor.open(RGB)([click])
-    with pytest.raises(ClickError, match=said):
-        Client("http://127.0.0.1:1", retry=Retry(0)).segment(RGB, [click])
+    for call in (*(each(RGB) for each in openings), partial(nowhere().segment, RGB)):
+        with pytest.raises(ClickError, match=said):
+            call([click])
+
+
+@pytest.mark.parametrize("clicks", [None, CLICK[0]], ids=str)
+def test_what_is_no_list_of_clicks_is_refused(clicks, openings):
+    for call in (*(each(RGB) for each in openings), partial(nowhere().segment, RGB)):
+        with pytest.raises(ClickError, match="is no list of clicks, as in"):
+            call(clicks)
+
+
+def test_every_method_takes_every_form(openings):
+    for each in openings:
+        expected = each(RGB)(CLICK)
+        for given in (Image.fromarray(RGB), np.dstack([RGB, ALPHA])):
+            np.testing.assert_array_equal(each(given)(NUMPY_CLICKS[:1]), expected)

@@ -20,6 +20,7 @@ FORMS = {
     "DATA URL": f"DATA:IMAGE/PNG;BASE64,{PLAIN}",
     "wrapped": base64.encodebytes(DATA).decode(),
     "wrapped as on Windows": base64.encodebytes(DATA).decode().replace("\n", "\r\n"),
+    "wrapped and indented": base64.encodebytes(DATA).decode().replace("\n", "\n    "),
     "URL-safe": base64.urlsafe_b64encode(DATA).decode(),
     "without padding": PLAIN.rstrip("="),
 }
@@ -38,7 +39,22 @@ def test_what_was_encoded_comes_back(data, is_url_safe, is_padded):
 
 
 @pytest.mark.parametrize(
-    "text", ["?", "A", "AAA\0", "AA=A", "data:image/png,AAAA", "ä", "\ud800", None, 5, b"AAAA"]
+    "text",
+    [
+        "?",
+        "A",
+        "AAA\0",
+        "AA=A",
+        "AAA==",
+        "AA=",
+        "+AA A",
+        "data:image/png,AAAA",
+        "ä",
+        "\ud800",
+        None,
+        5,
+        b"AAAA",
+    ],
 )
 def test_what_is_none_is_refused(text):
     with pytest.raises(ValueError, match=r"not .*base64"):

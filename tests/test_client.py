@@ -13,7 +13,8 @@ from pycocotools import mask as coco_mask
 
 from mst.checkpoint import load_model
 from mst.clicks import Click
-from mst.client import Client, Retry, main
+from mst.client import Client, Retry
+from mst.client.__main__ import main
 from mst.errors import ClickError, MSTError, ServerError
 from mst.predictor import Predictor
 from mst.zoom import Box
@@ -268,6 +269,23 @@ def test_an_answer_that_is_no_mask_is_said_so(reply):
         client(Wire(httpx.Response(200, json=reply))).segment(picture(), CLICKS)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"mask": {"size": [3, 4], "counts": "<"}}, r"is a mask of \(3, 4\), the image has \(90, 140\)"),
+        ({"score": "0.9"}, "has the score '0.9', which is no number"),
+        ({"score": True}, "has the score True"),
+        ({"score": None}, "has the score None"),
+    ],
+    ids=str,
+)
+def test_an_answer_that_does_not_fit_is_said_so(changed, said):
+    for image in (picture(), png(picture())):
+        wire = Wire(httpx.Response(200, json=answer().json() | changed))
+        with pytest.raises(ServerError, match=said):
+            client(wire).segment(image, CLICKS)
+
+
 def test_a_key_that_no_header_can_have_is_said_so():
     for key in ("schlüssel", "a\nb"):
         with pytest.raises(ServerError, match="the API key has characters"):
@@ -310,6 +328,8 @@ def test_the_command_line_reads_what_the_server_reads(local, tmp_path):
         (["--out", "mask.xyz"], "no image is written as '.xyz'; there are .png, .jpg"),
         (["--out", "mask"], "no image is written as ''"),
         (["--out", "photo.png/mask.png"], "photo.png"),
+        (["--out", "there.png"], "there.png: a folder is there already; name a file"),
+        (["--click", "140,1"], "click 2 at row 1, col 140 lies outside the image of 90 rows and 140 col"),
         (["--url", "localhost:1"], "no address of a server"),
         (["--api-key", "schlüssel"], "the API key has characters"),
     ],
@@ -317,9 +337,10 @@ def test_the_command_line_reads_what_the_server_reads(local, tmp_path):
 def test_what_cannot_be_done_is_said_before_the_server_is_asked(options, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.png").write_bytes(png(picture()))
+    (tmp_path / "there.png").mkdir()
     with pytest.raises(MSTError, match=said):
         main(["photo.png", "--click", "30,20", "--patience", "0", "--url", "http://127.0.0.1:1", *options])
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.png", "there.png"]
 
 
 def test_the_command_line_refuses_a_folder_and_a_patience_that_is_none(tmp_path, capsys):

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from mst.clicks import Click, next_click
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
 from mst.data.sources import SampleSet
-from mst.errors import DataError, NothingToClickError, PredictionError
+from mst.errors import ImageError, MaskError, NothingToClickError, PredictionError
 from mst.evaluation import evaluate, evaluate_object, summarize
 from mst.metrics import boundary_iou, iou, never_reached, number_of_clicks
 from mst.model import MST
@@ -125,8 +126,20 @@ def test_a_sample_is_checked():
         Sample("a", IMAGE, everything, everything)
     with pytest.raises(NothingToClickError, match="a: the initial mask is right already"):
         Sample("a", IMAGE, everything, init_mask=everything)
-    with pytest.raises(DataError, match=r"a: the void mask has size \(2, 2\)"):
-        Sample("a", IMAGE, np.ones((40, 50), bool), np.ones((2, 2), bool))
+    with pytest.raises(MaskError, match=r"a, void: the mask has the shape \(2, 2\), its image \(40, 50\)"):
+        Sample("a", IMAGE, everything, np.ones((2, 2), bool))
+    with pytest.raises(MaskError, match=r"a, mask: the mask is of float64; .* as in `mask > 0.5`"):
+        Sample("a", IMAGE, everything * 0.7)
+    with pytest.raises(ImageError, match=r"a, image: the image is of float64"):
+        Sample("a", IMAGE / 255, everything)
+
+
+def test_a_sample_is_the_same_in_every_form():
+    mask = np.eye(40, 50, dtype=bool)
+    given = Sample("a", Image.fromarray(IMAGE), mask.astype(np.uint8) * 255, init_mask=mask.astype(int) * 0)
+    assert given.image.tolist() == IMAGE.tolist()
+    assert given.mask.tolist() == mask.tolist()
+    assert given.mask.dtype == given.init_mask.dtype == bool
 
 
 def test_objects_without_a_pixel_to_click_on_are_named_and_not_averaged():

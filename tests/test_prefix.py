@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from mst.client import Client
-from serve.settings import ServeSettings
+from serve.settings import ROUTES, ServeSettings
 from tests.conftest import CLICKS, listening, local_api, picture, png
 from tests.prefix_proxy import behind_prefix
 
@@ -55,6 +55,18 @@ def test_the_gates_limits_know_the_paths_below_a_prefix(shown):
     assert reply.status_code == 201
     assert httpx.post(f"{shown}v1/images", content=b"," * 200_001).status_code == 413
     assert httpx.post(f"{shown}v1/segment", content=b"{}").status_code == 422
+
+
+def test_the_settings_know_how_the_routes_begin(checkpoint, tmp_path):
+    app = local_api(ServeSettings(model=str(checkpoint), image_store=str(tmp_path)))
+    hidden = [each.path for each in app.routes if hasattr(each, "path")]
+    assert {path.split("/")[1] for path in (*app.openapi()["paths"], *hidden)} - {""} == ROUTES
+
+
+@pytest.mark.parametrize("wrong", ["/v1", "/web/mst", "/v2/models"])
+def test_a_root_path_that_begins_as_a_route_is_refused(wrong):
+    with pytest.raises(ValueError, match=f"root_path {wrong} begins as the server's own"):
+        ServeSettings(root_path=wrong)
 
 
 @pytest.mark.parametrize("wrong", ["mst", "/mst/", "/m st", "//mst", "https://host/mst"])

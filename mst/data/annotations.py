@@ -2,21 +2,22 @@
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, overload
 
 from pycocotools import mask as coco_mask
 from upath import UPath
 
 from mst.clicks import Mask
+from mst.data.arrays import as_image, as_mask
 from mst.data.files import Fetch, fetch
 from mst.data.images import RGB, read_header, read_image
 from mst.data.problems import Problem, lost_by_kind
 from mst.data.runs import Runs, paint
-from mst.errors import AnnotationError, DataError, NothingToClickError, SizeError
+from mst.errors import AnnotationError, DataError, ImageError, MaskError, NothingToClickError, SizeError
 
 Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]
 """COCO's two forms: polygons [x1, y1, x2, y2, ...] or a run-length encoding {"size", "counts"}."""
@@ -200,8 +201,11 @@ class Records(Sequence[ImageRecord]):
 class Sample:
     """One object to be segmented by clicks, as an evaluation takes it.
 
+    The image and the masks may have any form that `mst.data.arrays` takes.
+
     Raises:
-        DataError: a mask has another size than the image.
+        ImageError: the image is none that has one meaning.
+        MaskError: a mask is none, or has another size than the image.
         NothingToClickError: the object is empty, all void, or its initial mask is right already.
     """
 
@@ -217,13 +221,19 @@ class Sample:
     """Group of sizes under which a report counts the object; empty for none."""
 
     def __post_init__(self) -> None:
-        shape = self.image.shape[:2]
-        masks = (("mask", self.mask), ("void mask", self.void), ("initial mask", self.init_mask))
-        for what, mask in masks:
-            if mask is not None and mask.shape != shape:
-                raise DataError(f"{self.name}: the {what} has size {mask.shape}, its image {shape}")
+        self._take("image", as_image)
+        for what in ("mask", "void", "init_mask"):
+            if getattr(self, what) is not None:
+                self._take(what, partial(as_mask, shape=self.image.shape[:2]))
         if problem := self._nothing_to_click():
             raise NothingToClickError(f"{self.name}: {problem}")
+
+    def _take(self, what: str, plain: Callable[[Any], Any]) -> None:
+        try:
+            value = plain(getattr(self, what))
+        except (ImageError, MaskError) as error:
+            raise type(error)(f"{self.name}, {what}: {error}") from None
+        object.__setattr__(self, what, value)  # as dataclasses do where they are frozen
 
     def _nothing_to_click(self) -> str:
         if not self.mask.any():

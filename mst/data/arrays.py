@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from upath import UPath
 
 from mst.clicks import Mask
-from mst.data.images import RGB, decode_image, orientation, read_image, rgb_of, upright
-from mst.errors import ImageError, MaskError
+from mst.data.files import as_path
+from mst.data.images import RGB, decode_image, decoding, orientation, read_file, rgb_of, upright
+from mst.errors import DataError, ImageError, MaskError
 
 AnyImage = RGB | Image.Image | bytes | str | PathLike[str]
 """uint8 pixels, grey (H, W) or (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4); an image of Pillow; bytes of an
@@ -36,12 +36,27 @@ def as_image(image: Any) -> RGB:
     if isinstance(image, np.ndarray):
         return _of_array(image)
     if isinstance(image, Image.Image):
-        return upright(rgb_of(image), orientation(image))
+        with decoding("the image of Pillow"):  # which reads a file's pixels only now
+            return upright(rgb_of(image), orientation(image))
     if isinstance(image, bytes):
         return decode_image(image)
     if isinstance(image, str | PathLike):
-        return read_image(UPath(image))
+        return decode_image(read_bytes(image), name=str(image))
     raise ImageError(f"the image is {_named(image)}; {_RIGHT}")
+
+
+def read_bytes(path: str | PathLike[str]) -> bytes:
+    """Read an image file.
+
+    Raises:
+        ImageError: it is missing, or the path is none.
+    """
+    try:
+        return read_file(as_path(path))
+    except ImageError:
+        raise
+    except DataError as error:
+        raise ImageError(str(error)) from None
 
 
 def as_mask(mask: Any, shape: tuple[int, int] | None = None) -> Mask:
@@ -73,6 +88,7 @@ def as_mask(mask: Any, shape: tuple[int, int] | None = None) -> Mask:
 
 
 def _of_array(image: NDArray[Any]) -> RGB:
+    image = np.asarray(image)  # np.matrix would stay two-dimensional
     if image.dtype != np.uint8:
         hint = (
             ", as in `(image * 255).round().astype(np.uint8)`"

@@ -27,6 +27,7 @@ from upath import UPath
 from mst.command_line import count, parse, run
 from mst.data.annotations import ImageRecord, ObjectAnnotation
 from mst.data.encode import annotate
+from mst.data.files import as_path
 from mst.data.images import read_file, resize
 from mst.data.index import relative_to, to_batch, write_index
 from mst.data.join import MIN_AREA, RULES, join_records, nest
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--processes", type=count, default=2, help="that write images")
     given = parse(parser, None)
     options = {name: getattr(given, name) for name in ("every", "side", "quality", "processes")}
-    counts = compact(given.sources, given.hold_out, UPath(given.root), given.out, **options)
+    counts = compact(given.sources, given.hold_out, as_path(given.root), given.out, **options)
     size = sum(each.stat().st_size for each in given.out.rglob("*") if each.is_file()) / 2**20
     print(f"{given.out}: {counts[TRAIN]} images to train on, {counts[VAL]} to validate on, {size:.1f} MiB")
 

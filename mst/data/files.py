@@ -7,6 +7,7 @@ a page of links to what it holds, as most do when asked to (`autoindex`).
 
 import errno
 import logging
+import os
 import posixpath
 import shutil
 import time
@@ -57,6 +58,21 @@ _ABSENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryE
 _MISTAKES = (NoCredentialsError, PartialCredentialsError, ImportError, AttributeError, TypeError, ValueError)
 _REFUSALS = {errno.EINVAL, errno.EPERM}  # what s3fs makes of S3's answer that a request is wrong
 _BUSY = {408, 425, 429}
+
+
+def as_path(text: str | os.PathLike[str]) -> UPath:
+    """Return the path, or the address in a store (`s3://bucket/key`), that a person wrote.
+
+    Raises:
+        DataError: no file can have it, or there is no such kind of store.
+    """
+    try:
+        path = UPath(text)
+    except (ValueError, ImportError) as error:
+        raise DataError(f"'{text}' is no path ({gist(error)}); an address is s3://BUCKET/KEY, say") from None
+    if "\0" in str(path):
+        raise DataError(f"{str(path)!r} is no path: no file's name has a NUL in it")
+    return path
 
 
 def is_remote(path: UPath) -> bool:
@@ -174,6 +190,17 @@ def check_writable(folder: UPath) -> None:
         remove(probe)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({gist(error)})") from None
+
+
+def check_file_writable(file: Path) -> None:
+    """See that a file can be written here; its folder is made where it is missing.
+
+    Raises:
+        DataError: it cannot, or is a folder.
+    """
+    if file.is_dir():
+        raise DataError(f"{file}: a folder is there already; name a file")
+    check_writable(UPath(file.parent))
 
 
 def remove(path: UPath) -> None:

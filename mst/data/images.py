@@ -159,7 +159,16 @@ def read_header(path: UPath, fetch: Fetch = fetch) -> Header:
     Raises:
         ImageError: the file is missing or no image.
     """
-    with opened(read_file(path, fetch), str(path)) as image:
+    return header_of(read_file(path, fetch), str(path))
+
+
+def header_of(data: bytes, name: str) -> Header:
+    """Return what an image file says of its pixels, none of which is decoded; `name` is for errors.
+
+    Raises:
+        ImageError: it is no image.
+    """
+    with opened(data, name) as image:
         turned = orientation(image)
         width, height = image.size
         if turned in _TRANSPOSING:
@@ -183,14 +192,22 @@ def opened(
         ImageTooLargeError: more than `max_pixels`.
         ImageError: no image, or a broken one.
     """
+    with decoding(name), Image.open(io.BytesIO(data), formats=formats) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageTooLargeError(f"{name}: {width} x {height} pixels; at most {max_pixels} are accepted")
+        yield image
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Make one of our errors of whatever Pillow raises in the block.
+
+    Raises:
+        ImageTooLargeError, ImageError: as `opened`.
+    """
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageTooLargeError(
-                    f"{name}: {width} x {height} pixels; at most {max_pixels} are accepted"
-                )
-            yield image
+        yield
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image of a known format") from None
     except Image.DecompressionBombError as error:

@@ -26,7 +26,7 @@ from upath import UPath
 from mst.data.annotations import ImageRecord, ObjectAnnotation, Records, Sample
 from mst.data.coco import check_images, read_coco, read_lvis
 from mst.data.evaluation_sets import EVALUATION_SETS
-from mst.data.files import Fetch, exists, fetch, is_folder, names
+from mst.data.files import Fetch, as_path, exists, fetch, is_folder, names
 from mst.data.hannotation import read_hannotation
 from mst.data.index import MANIFEST, Index
 from mst.data.join import join_records
@@ -135,7 +135,7 @@ def parse_source(text: str, root: UPath) -> Source:
 
 
 def _under(root: UPath, path: str) -> UPath:
-    return UPath(path) if "://" in path or path.startswith("/") else root / path
+    return as_path(path) if "://" in path or path.startswith("/") else root / path
 
 
 def check_sources(sources: Sequence[str], root: UPath) -> list[Source]:
@@ -242,10 +242,13 @@ def read_by_part(sources: Sequence[Source], *, images_exist: bool = True) -> dic
     }
 
 
-def read_samples(sources: Sequence[str], root: UPath, fetch: Fetch = fetch) -> SampleSet:
+def read_samples(
+    sources: Sequence[str], root: UPath, fetch: Fetch = fetch, *, max_faulty: float = MAX_FAULTY
+) -> SampleSet:
     """List the objects of evaluation sources, one sample an object.
 
-    Objects of an annotation file under `mst.data.join.MIN_AREA` pixels are left out, as in training.
+    Objects of an annotation file under `mst.data.join.MIN_AREA` pixels are left out, as in training; what is
+    faulty too, up to a share of `max_faulty`.
 
     Raises:
         ConfigError: a source's name is wrong.
@@ -257,7 +260,7 @@ def read_samples(sources: Sequence[str], root: UPath, fetch: Fetch = fetch) -> S
         if source.format in EVALUATION_SETS:
             loaders += EVALUATION_SETS[source.format](source.path, fetch)
         else:
-            records = read_records([text], root)
+            records = read_records([text], root, max_faulty=max_faulty)
             loaders += [
                 partial(_read_object, record, each, fetch)
                 for record in records

@@ -7,7 +7,7 @@ peer, and needs no code: `Predictor` of a fresh `MST`.
 
 from collections.abc import Callable
 
-from mst.data.images import RGB
+from mst.data.arrays import AnyImage
 from mst.peers.click_disks import open_click_disks
 from mst.peers.geodesic import open_geodesic
 from mst.peers.grabcut import open_grabcut
@@ -15,7 +15,7 @@ from mst.peers.nearest_features import open_nearest_features
 from mst.peers.random_walker import open_random_walker
 from mst.predictor import Segment
 
-PEERS: dict[str, Callable[[RGB], Segment]] = {
+PEERS: dict[str, Callable[[AnyImage], Segment]] = {
     "click_disks": open_click_disks,
     "geodesic": open_geodesic,
     "grabcut": open_grabcut,

@@ -6,9 +6,11 @@ import numpy as np
 
 from mst.clicks import Click, Mask
 from mst.data.images import RGB
+from mst.peers.opening import opening
 from mst.predictor import Segment
 
 
+@opening
 def open_click_disks(image: RGB) -> Segment:
     """Answer clicks without looking at the image: each pixel follows its nearest click, if one is near.
 

@@ -9,6 +9,7 @@ from skimage.graph import MCP_Geometric
 
 from mst.clicks import Click, Mask
 from mst.data.images import RGB
+from mst.peers.opening import opening
 from mst.peers.seeds import BACKGROUND, OBJECT, border, draw_seeds, enlarge, shrink
 from mst.predictor import Segment
 
@@ -20,6 +21,7 @@ STEP = 2.0
 """What a step of one pixel costs where colours are the same, in levels of 255."""
 
 
+@opening
 def open_geodesic(image: RGB) -> Segment:
     """Give each pixel to the click from which the way to it crosses the least change of colour.
 

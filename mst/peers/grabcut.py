@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from mst.clicks import Click, Mask
 from mst.data.images import RGB
+from mst.peers.opening import opening
 from mst.peers.seeds import BACKGROUND, OBJECT, Seeds, draw_seeds, enlarge, shrink
 from mst.predictor import Segment
 
@@ -21,6 +22,7 @@ ITERATIONS = 2
 """Of learning colours and cutting; the cost is theirs, and more of them hardly change the cut."""
 
 
+@opening
 def open_grabcut(image: RGB) -> Segment:
     """Cut colours of the object from colours of the background, along edges, as the clicks demand.
 

@@ -8,16 +8,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from mst.clicks import Click, Mask
+from mst.data.arrays import AnyImage
 from mst.data.images import RGB, resize
 from mst.model import MST
 from mst.model.patch_embed import COORD_CHANNELS
+from mst.peers.opening import opening
 from mst.predictor import Segment
 
 THRESHOLD = 0.5
 """Least cosine similarity to a positive click."""
 
 
-def open_nearest_features(model: MST) -> Callable[[RGB], Segment]:
+def open_nearest_features(model: MST) -> Callable[[AnyImage], Segment]:
     """Return a method by which each pixel follows the click whose token is most like its own.
 
     Tokens are compared by the cosine of the ViT's last features, without clicks, previous mask and fusion
@@ -29,6 +31,7 @@ def open_nearest_features(model: MST) -> Callable[[RGB], Segment]:
     """
     model.eval()
 
+    @opening
     def open_image(image: RGB) -> Segment:
         features = backbone_features(model, image)
 

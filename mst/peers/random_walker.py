@@ -9,6 +9,7 @@ from skimage.segmentation import random_walker
 
 from mst.clicks import Click, Mask
 from mst.data.images import RGB
+from mst.peers.opening import opening
 from mst.peers.seeds import BACKGROUND, OBJECT, UNKNOWN, Seeds, border, draw_seeds, enlarge, shrink
 from mst.predictor import Segment
 
@@ -20,6 +21,7 @@ BETA = 2000.0
 """How hard edges are to cross."""
 
 
+@opening
 def open_random_walker(image: RGB) -> Segment:
     """Give each pixel to the click that a random walk from it reaches first, where edges are hard to cross.
 

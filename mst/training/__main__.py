@@ -12,10 +12,10 @@ import logging
 from pathlib import Path
 
 import torch
-from upath import UPath
 
 from mst.command_line import add_options, given, parse, run
 from mst.config import Config
+from mst.data.files import as_path
 from mst.data.sampler import Shard
 from mst.errors import ConfigError
 from mst.overrides import from_dict, override
@@ -36,7 +36,7 @@ def train(config: Config, folder: Path, device: torch.device, *, allow_change: b
     Raises:
         MSTError: as `check_run`, `start`, `read_data` and `fit` say.
     """
-    place = UPath(folder)
+    place = as_path(folder)
     found, changed = check_run(place, config, allow_change=allow_change)
     if found and found.is_finished and not changed:
         raise ConfigError(f"run '{folder.name}' is finished: {found.path}; give this one another --out")

@@ -6,7 +6,7 @@ from upath import UPath
 from mst.checkpoint import load_training_state
 from mst.config import Config
 from mst.data.cache import reader
-from mst.data.files import check_writable
+from mst.data.files import as_path, check_writable
 from mst.data.sources import SampleSet, read_records, read_samples
 from mst.data.training_set import TrainingSet
 from mst.errors import ConfigError
@@ -74,8 +74,8 @@ def read_data(config: Config) -> tuple[TrainingSet, SampleSet]:
     Raises:
         ConfigError, DataError: a source is wrong, or cannot be read.
     """
-    root, fetch = UPath(config.data.root), reader(config.data.cache, config.data.cache_gb)
+    root, fetch = as_path(config.data.root), reader(config.data.cache, config.data.cache_gb)
     training_set = TrainingSet(
         read_records(config.data.train, root, max_faulty=config.data.max_faulty), config, fetch
     )
-    return training_set, read_samples(config.data.val, root, fetch)
+    return training_set, read_samples(config.data.val, root, fetch, max_faulty=config.data.max_faulty)

@@ -6,6 +6,7 @@ from pathlib import Path
 from ray.actor import ActorHandle
 from upath import UPath
 
+from mst.data.files import as_path
 from mst.errors import CheckpointError, ConfigError
 from mst.overrides import override
 from mst.report import Evaluation
@@ -89,7 +90,7 @@ def check_held_out(plan: Plan, sources: Sequence[str]) -> None:
     Raises:
         ConfigError: one of them is such a source.
     """
-    root = UPath(plan.config.data.root)
+    root = as_path(plan.config.data.root)
     known = {_place(source, root) for source in (*plan.config.data.train, *plan.config.data.val)}
     for source in sources:
         if _place(source, UPath(Path.cwd())) in known:

@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 SEED ?= 1
+JOBS ?= 2
 REGISTRY ?= sqlite:///mlruns/mlflow.db
 BIN := .venv/bin
 READY := .venv/.ready
@@ -21,8 +22,8 @@ demo: $(READY) ## data, training, sweep, registry, server and clicks, in some mi
 	$(BIN)/python examples/demo.py
 
 .PHONY: test
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+test: $(READY) ## run the tests, JOBS=2 files at a time
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: test-page
 test-page: $(READY) ## click on the page in a real browser (needs Chromium: apt-get install chromium)
@@ -50,9 +51,8 @@ test-services: $(READY) ## MLflow on PostgreSQL and S3, and a clean install (nee
 	$(BIN)/python -m pytest -m services
 
 .PHONY: test-order
-test-order: $(READY) ## the tests in random order (SEED=1), and once more with one thread: twice the time
-	$(BIN)/python -m pytest --order $(SEED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test-order: $(READY) ## the tests one by one in random order (SEED=1) with one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --order $(SEED)
 
 .PHONY: test-all
 test-all: $(READY) ## all suites one after the other, and a table of how each went: two hours, 3 GB

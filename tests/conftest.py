@@ -47,7 +47,7 @@ from serve.metrics import Metrics
 from serve.model import Answer, Description, ServedModel
 from serve.settings import ServeSettings
 
-THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"))
 torch.set_num_threads(THREADS)
 
 TINY_MODEL = ModelConfig(

@@ -2,7 +2,6 @@
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mst.model.mst import MST
 from mst.model.patch_embed import IMAGE_CHANNELS
@@ -65,6 +64,8 @@ def forward_flops(model: MST, batch: int = 1, side: int | None = None) -> int:
         image, prev_mask = torch.zeros(batch, IMAGE_CHANNELS, side, side), torch.zeros(batch, 1, side, side)
         clicks = torch.zeros(batch, 1, 3)
     # Fused attention has kernels that torch's counter does not know; the plain one is two matrix products.
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - it imports Triton: seconds
+
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         twin(image, clicks, prev_mask)
     return int(counter.get_total_flops())

@@ -7,7 +7,7 @@ REGISTRY ?= sqlite:///mlruns/mlflow.db
 BIN := .venv/bin
 READY := .venv/.ready
 CLIENTS := $(patsubst tests/clients/%.txt,.venv-clients/%/.ready,$(wildcard tests/clients/*.txt))
-BENCHMARKS := $(filter-out ablation harness hostile index_cost lease overlap plain_loader public_baseline quantization serving tokens,$(basename $(notdir $(wildcard benchmarks/[a-z]*.py))))
+BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/[a-z]*.py)))
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -51,8 +51,8 @@ test-services: $(READY) ## MLflow on PostgreSQL and S3, and a clean install (nee
 	$(BIN)/python -m pytest -m services
 
 .PHONY: test-order
-test-order: $(READY) ## the tests one by one in random order (SEED=1) with one thread
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --order $(SEED)
+test-order: $(READY) ## the tests in random order (SEED=1), with one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --order $(SEED) --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: test-all
 test-all: $(READY) ## all suites one after the other, and a table of how each went: two hours, 3 GB

@@ -32,19 +32,19 @@ import torch
 from numpy.typing import NDArray
 from upath import UPath
 
-from benchmarks.harness import OUT, Row, report, row
-from benchmarks.index_cost import beside_other_readers, blob, index_of_coco_size
-from benchmarks.plain_loader import PlainLoader, PlainRecord, plain_next_click
+from benchmarks.shared.harness import OUT, Row, report, row
+from benchmarks.shared.index_cost import beside_other_readers, blob, index_of_coco_size
+from benchmarks.shared.plain_loader import PlainLoader, PlainRecord, plain_next_click
 from mst.clicks import Click, Mask, next_click
 from mst.config import Config
 from mst.data.annotations import ImageRecord
 from mst.data.cache import FileCache
-from mst.data.encode import annotate
 from mst.data.index import Index, relative_to, to_batch, write_index
-from mst.data.sampler import SampleKey
+from mst.data.pixels.encode import annotate
+from mst.data.sampling.sampler import SampleKey
+from mst.data.sampling.training_set import TrainingSet
 from mst.data.scenes import draw_scene, shipped_photos
 from mst.data.sources import read_records
-from mst.data.training_set import TrainingSet
 from mst.overrides import override
 from pipelines.cluster import free_port
 

@@ -24,19 +24,19 @@ import ray
 import torch
 from upath import UPath
 
-from benchmarks.harness import Row, report, row, seconds_side_by_side
-from mst import batched_evaluation
-from mst.batched_evaluation import evaluate_batched
+from benchmarks.shared.harness import Row, report, row, seconds_side_by_side
 from mst.config import EvalConfig, ModelConfig
 from mst.data.annotations import Sample
-from mst.data.images import resize
+from mst.data.pixels.images import resize
 from mst.data.sources import SampleSet, read_samples
 from mst.data.synthetic import write_data_set
+from mst.evaluation import batched as batched_evaluation
+from mst.evaluation.batched import evaluate_batched
 from mst.model import MST
 from mst.predictor import Crop, Probabilities
 from mst.zoom import Box
 from pipelines.cluster import Resources, connect
-from pipelines.sharding import Parts, Protocol, evaluate_parts, number_of_parts
+from pipelines.evaluation.actors import Parts, Protocol, evaluate_parts, number_of_parts
 
 _INPUT, _HEIGHT, _WIDTH = 448, 480, 854
 _CLICKS = 2  # for each object where the network runs

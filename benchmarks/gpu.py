@@ -1,48 +1,21 @@
-"""What a click and a training image cost on a GPU, and the shipped model's next minutes of training on one.
+"""What a click and a training image cost on a GPU.
 
     make bench-gpu                             # on a machine with CUDA; without one it says so
-    python -m benchmarks.gpu bench --size small --batch 32 --minutes 8
+    python -m benchmarks.gpu --size small --batch 32 --minutes 8
 
-On a GPU that is lent for some minutes at a time, without a network, and is given at most 64 MiB a call:
-
-    python -m benchmarks.gpu pack --weights runs/mst_small_224/step_...   # here: fills data/gpu/
-    python -m benchmarks.gpu bench                  # there, first call: carries data/gpu/photos and site
-    python -m benchmarks.gpu train --minutes 8 --out $OUT   # second: carries data/gpu/weights
-    python -m benchmarks.gpu train --minutes 8 --out $OUT --train.init out/gpu_training/checkpoint
-    python -m benchmarks.gpu join FOLDER --out runs/mst_small_gpu   # here: what came back is a checkpoint
-
-Each call there begins by naming the place of the packages that such a machine lacks:
-
-    export PYTHONPATH=data/gpu/site
-
-What is in checkpoints/ travels with the project, and counts: the weights that ship must be out of the way
-while photos and packages travel, and need no packing (`--train.init checkpoints/mst_small`).
-
-Training is as long as there is time for, so that its learning rate has fallen when that is over. It validates
-every three minutes and gives the best weights back; it is `mst_small` at 448 and 224, and takes any setting
-as an option. Figures are in out/bench/, as those of all benchmarks: `cp out/bench/*.json $OUT`.
-
-`bench` measures MST-base at 448 in bf16, compiled. MFU is the share of the card's peak in dense bf16 that the
+It measures MST-base at 448 in bf16, compiled. MFU is the share of the card's peak in dense bf16 that the
 network's own multiply-adds make up, a training image counting three times a forward.
 """
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
-from benchmarks.harness import Row, report, row
-from benchmarks.lease import PHOTOS, WEIGHTS, join, pack, train
 from benchmarks.model import BASELINE, MULTI_SCALE, Inputs, build, inference, inputs, train_step
-from mst.command_line import add_options, given, parse, run
-from mst.config import Config
-from mst.errors import ConfigError
+from benchmarks.shared.harness import Row, report, row
 from mst.model.flops import forward_flops, peak_flops
-from mst.overrides import override
-from pipelines.recipes import build as build_recipe
 
 ROUNDS = 20
 
@@ -106,78 +79,21 @@ def until(deadline: float, figures: Iterator[Row]) -> Iterator[Row]:
             return
 
 
-def parser() -> argparse.ArgumentParser:
-    """Commands and their options."""
-    top = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__, allow_abbrev=False)
-    top.formatter_class = argparse.RawDescriptionHelpFormatter
-    commands = top.add_subparsers(dest="command")
-    bench = commands.add_parser("bench", help="measure (the default)", allow_abbrev=False)
-    for each in (top, bench):
-        each.add_argument("--size", default="base", help="of the model")
-        each.add_argument("--batch", type=int, default=32, help="images at once")
-        each.add_argument("--minutes", type=float, default=8, help="after which no figure is begun")
-    packing = commands.add_parser("pack", help="make what such a machine is given", allow_abbrev=False)
-    packing.add_argument("--data", type=Path, default=Path("../shared/data"), help="of coco, lvis and bsds")
-    packing.add_argument("--weights", type=Path, required=True, help="checkpoint to go on from")
-    training = commands.add_parser("train", help="train for some minutes", allow_abbrev=False)
-    training.add_argument("--minutes", type=float, default=7, help="after which no step is begun")
-    training.add_argument("--device", default="cuda", help="to train on")
-    training.add_argument("--out", type=Path, required=True, help="folder for what is given back")
-    add_options(training)
-    joining = commands.add_parser("join", help="put together what was given back", allow_abbrev=False)
-    joining.add_argument("parts", type=Path, help="folder of the parts")
-    joining.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    return top
-
-
-def experiment(arguments: argparse.Namespace) -> Config:
-    """The shipped model's recipe as such a machine trains it, and the settings that were given."""
-    on_gpu = {
-        "model.image_size": 448,
-        "data.min_area": 0.004,
-        "data.resize": [0.3, 2.0],
-        "data.copy_paste": 0.4,
-        "data.root": str(PHOTOS),
-        "data.loader_workers": min(14, os.cpu_count() or 1),
-        "optim.lr": 4e-4,
-        "optim.backbone_lr_scale": 0.08,
-        "optim.fusion_lr_scale": 0.6,
-        "optim.weight_decay": 0.05,
-        "optim.schedule": "cosine",
-        "optim.warmup_steps": 100,
-        "optim.ema": 0.997,
-        "train.init": str(WEIGHTS),
-        "train.batch_size": 64,
-        "train.micro_batches": 0,
-        "train.epochs": 1,
-        "train.samples_per_epoch": 640_000,  # more than there is time for
-        "train.sides": [224, 448, 448, 448],
-        "train.val_objects": 150,
-    }
-    return override(override(build_recipe("mst_small"), on_gpu), given(arguments))
-
-
 def main() -> None:
     """Run the command line."""
-    arguments = parse(parser(), None)
-    if arguments.command == "pack":
-        report("gpu_pack", pack(arguments.data, arguments.weights))
-    elif arguments.command == "join":
-        print(join(arguments.parts, arguments.out))
-    elif arguments.command == "train":
-        device = torch.device(arguments.device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("no CUDA device here: give --device cpu to train without")
-        torch.set_float32_matmul_precision("high")
-        figures = train(experiment(arguments), device, 60 * arguments.minutes, arguments.out)
-        report("gpu_training", figures)
-    elif not torch.cuda.is_available():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--size", default="base", help="size of the model")
+    parser.add_argument("--batch", type=int, default=32, help="images at once")
+    parser.add_argument("--minutes", type=float, default=8, help="minutes until no figure is begun")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
         print("no CUDA device here: nothing to measure")
-    else:
-        torch.set_float32_matmul_precision("high")
-        deadline = time.monotonic() + 60 * arguments.minutes
-        report("gpu", until(deadline, rows(arguments.size, arguments.batch)))
+        return
+    torch.set_float32_matmul_precision("high")
+    deadline = time.monotonic() + 60 * arguments.minutes
+    report("gpu", until(deadline, rows(arguments.size, arguments.batch)))
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -30,14 +30,14 @@ from rich.console import Console
 from rich.table import Table
 from upath import UPath
 
-from benchmarks.harness import OUT
+from benchmarks.shared.harness import OUT
 from mst.checkpoint import WEIGHTS, verify
 from mst.config import Config
 from mst.data.synthetic import write_data_set
 from mst.overrides import override
 from mst.training.checkpoints import newest, opened
 from pipelines.cluster import Resources, connect
-from pipelines.train import Trained, train_driver
+from pipelines.training.driver import Trained, train_driver
 
 _LOOK = 0.001  # seconds between two looks for a checkpoint that is being written
 

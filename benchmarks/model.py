@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Row, report, row, seconds_side_by_side
-from benchmarks.public_baseline import PublicBaseline
+from benchmarks.shared.harness import Row, report, row, seconds_side_by_side
+from benchmarks.shared.public_baseline import PublicBaseline
 from mst.checkpoint import load_model
 from mst.clicks import Click, click_tensor
 from mst.config import SIZES, Config

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, report, row
+from benchmarks.shared.harness import Row, report, row
 from mst.clicks import EMPTY_SLOT
 from mst.config import SIZES, Dimensions, ModelConfig
 from mst.model import MST

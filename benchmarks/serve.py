@@ -26,8 +26,8 @@ import httpx
 import numpy as np
 import torch
 
-from benchmarks.harness import Row, report, row
-from benchmarks.serving import (
+from benchmarks.shared.harness import Row, report, row
+from benchmarks.shared.serving import (
     HEIGHT,
     WIDTH,
     Annotator,
@@ -43,13 +43,13 @@ from benchmarks.serving import (
 from mst.checkpoint import save_checkpoint
 from mst.clicks import Click
 from mst.config import Config, ModelConfig
-from mst.data.images import decode_image
+from mst.data.pixels.images import decode_image
 from mst.model import MST
 from mst.predictor import Crop, Prediction, forwards_of_click, next_crop
+from serve.inference.model import ServedModel
 from serve.memory import MALLOC_OF_MODEL
-from serve.model import ServedModel
-from serve.session import paste_answer
 from serve.settings import ServeSettings
+from serve.state.session import paste_answer
 
 CLIENTS = 16
 BATCH = 8

@@ -19,8 +19,8 @@ import ray
 import torch
 from ray import serve
 
-from benchmarks.harness import Row, report, row
-from benchmarks.serving import (
+from benchmarks.shared.harness import Row, report, row
+from benchmarks.shared.serving import (
     APPLICATION,
     CHECKPOINT,
     Annotator,

@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from benchmarks.harness import Row, report, row
-from benchmarks.hostile import ATTACKS, Target
 from benchmarks.serve_faults import replicas
-from benchmarks.serving import metric, resident_by_process, serving_scenes, upload
+from benchmarks.shared.harness import Row, report, row
+from benchmarks.shared.hostile import ATTACKS, Target
+from benchmarks.shared.serving import metric, resident_by_process, serving_scenes, upload
 
 THREADS = 8
 WARM_UP = 10_000  # requests until caches, heaps and thread pools have the size that they keep

@@ -12,8 +12,16 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from benchmarks.harness import Row, report, row
-from benchmarks.serving import Annotator, annotate, open_files, resident_mb, serving_scenes, total, upload
+from benchmarks.shared.harness import Row, report, row
+from benchmarks.shared.serving import (
+    Annotator,
+    annotate,
+    open_files,
+    resident_mb,
+    serving_scenes,
+    total,
+    upload,
+)
 
 ANNOTATORS = 4
 READ_SECONDS = 5.0

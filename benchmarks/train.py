@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from upath import UPath
 
-from benchmarks.harness import Row, report, row
+from benchmarks.shared.harness import Row, report, row
 from mst.config import Config
-from mst.data.sampler import Shard
+from mst.data.sampling.sampler import Shard
 from mst.data.synthetic import write_data_set
 from mst.model.flops import peak_flops
 from mst.overrides import override
@@ -32,7 +32,7 @@ from mst.training.resume import read_data
 from mst.training.sides import flops_by_side
 from mst.training.step import flops_of_step
 from pipelines.cluster import Resources, connect
-from pipelines.train import train_driver
+from pipelines.training.driver import train_driver
 
 _WARM_UP = 2  # steps that do not count
 

@@ -19,7 +19,7 @@ from mlflow.entities import Metric
 from rich.console import Console
 from upath import UPath
 
-from benchmarks.harness import Row, report, row
+from benchmarks.shared.harness import Row, report, row
 from benchmarks.train import experiment
 from mst.data.synthetic import write_data_set
 from mst.overrides import override
@@ -28,7 +28,7 @@ from pipelines.sweeping.budget import Limits
 from pipelines.sweeping.plan import planned
 from pipelines.sweeping.sweep import sweep
 from pipelines.sweeping.table import View
-from pipelines.tracking import TrackedRun, find_run, open_run
+from pipelines.training.tracking import TrackedRun, find_run, open_run
 
 _CORES, _TRIALS = 2, 6
 _SPACE = {"model.k_ratio": {"uniform": (0.05, 0.5)}, "optim.lr": {"loguniform": (1e-5, 1e-3)}}

@@ -34,7 +34,7 @@ from mst.client import Client
 from mst.data.annotations import Sample
 from mst.data.sources import read_samples
 from mst.evaluation import ObjectRecord, Open, Summary, evaluate, summarize
-from mst.peers import open_click_disks
+from mst.evaluation.peers import open_click_disks
 from mst.pictures import strip
 from mst.predictor import Predictor
 from mst.training import new_state

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from mst.clicks import Click, Mask
-from mst.data.images import RGB
+from mst.data.pixels.images import RGB
 from mst.model.fusion import Selection
 
 Colour = tuple[int, int, int]

@@ -6,10 +6,10 @@ import numpy as np
 from torch import Tensor
 
 from mst.clicks import EMPTY_SLOT, Click, Mask
-from mst.data.images import RGB, resize
-from mst.data.training_set import Batch
+from mst.data.pixels.images import RGB, resize
+from mst.data.sampling.training_set import Batch
 from mst.drawing import PLAIN, SCALES, captioned, draw_clicks, draw_tokens, overlay, side_by_side
-from mst.metrics import iou
+from mst.evaluation.metrics import iou
 from mst.model import Output
 from mst.model.fusion import StageTrace
 

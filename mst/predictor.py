@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mst.clicks import Click, Mask, as_clicks, check_clicks, click_tensor
 from mst.config import EvalConfig
-from mst.data.arrays import AnyImage, as_image, as_mask
-from mst.data.images import RGB, resize
+from mst.data.pixels.arrays import AnyImage, as_image, as_mask
+from mst.data.pixels.images import RGB, resize
 from mst.errors import MaskError, PredictionError
 from mst.model import MST, Output, upsample
 from mst.zoom import Box, zoom_box
@@ -57,7 +57,7 @@ def start_from(mask: Mask) -> Prediction:
     """Return the state before the first click on an object of which there is a mask already, (H, W).
 
     Raises:
-        MaskError: it is no mask (`mst.data.arrays.as_mask`).
+        MaskError: it is no mask (`mst.data.pixels.arrays.as_mask`).
     """
     return Prediction((), as_mask(mask).astype(np.float32), None)
 
@@ -223,7 +223,7 @@ class Predictor:
         """Predict the object after `clicks`.
 
         Args:
-            image: (H, W, 3) uint8, or what else `mst.data.arrays.as_image` takes.
+            image: (H, W, 3) uint8, or what else `mst.data.pixels.arrays.as_image` takes.
             clicks: all clicks, in the image's pixels; at least one positive where there was no mask before.
             previous: an earlier prediction on this image, or `start_from` a mask; where its clicks begin the
                 list, only the further ones cost a forward.
@@ -256,7 +256,7 @@ class Predictor:
         """Return a function from clicks on this image to a mask, which remembers its last prediction.
 
         Args:
-            image: (H, W, 3) uint8, or what else `mst.data.arrays.as_image` takes.
+            image: (H, W, 3) uint8, or what else `mst.data.pixels.arrays.as_image` takes.
             init_mask: (H, W), to be corrected by the clicks; None to start from nothing.
 
         Raises:

@@ -7,6 +7,7 @@ evaluate     a checkpoint or a registered model on a data set
 promote      a checkpoint becomes a version of the registered model
 ship         a checkpoint becomes the model that comes with the project
 export       a model as ONNX
+offline      train on a machine without a network
 """
 
 import os

@@ -11,99 +11,32 @@ batch of one, the default.
 """
 
 import argparse
-import json
-import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-import ray
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table as ShownTable
-
 from mst.command_line import count, natural, parse, run
-from mst.data.files import as_path, check_writable, written_whole
-from mst.errors import DataError
+from mst.data.files import as_path, check_writable
+from mst.evaluation.report import (
+    Evaluation,
+    Pictured,
+    read_evaluations,
+    write_page,
+)
 from mst.overrides import from_dict
-from mst.records import write_records
-from mst.report import Evaluation, Pictured, Table, comparison_table, main_table, read_evaluations, write_page
-from mst.report.evaluation import DATA_SET, RECORDS, SKIPPED, SUBJECT
-from pipelines.cluster import Resources, check_resources, connect
-from pipelines.data_sets import DataSet, read_data_set
-from pipelines.naming import check_names
-from pipelines.provenance import COMMIT, commit, machine, source_digest, versions
-from pipelines.sharding import Part, Parts, Precision, Protocol, evaluate_parts, number_of_parts
-from pipelines.storage import PROJECT
-from pipelines.subjects import PEER_NAMES, UNTRAINED, Subject, make_peers, read_model
-from pipelines.tracking import log_evaluation, tracking_uri
+from pipelines.cluster import connect
+from pipelines.evaluation.actors import Precision, Protocol
+from pipelines.evaluation.data_sets import DataSet, read_data_set
+from pipelines.evaluation.evaluate import actor_resources, evaluate
+from pipelines.evaluation.methods import PEER_NAMES, UNTRAINED, Subject, make_peers, read_model
+from pipelines.evaluation.naming import check_names
+from pipelines.evaluation.tables import show_evaluations
+from pipelines.training.tracking import log_evaluation, tracking_uri
 
 REPORT = "report.html"
 
-_BRIEF = ("noc85", "noc90", "nof90", "iou_at_1", "iou_at_5", "seconds_per_click")  # what fits a terminal
 _PARTS = 100  # of an evaluation, and steps of its progress bar
-
-
-def evaluate(
-    subject: Subject, data: DataSet, out: Path, protocol: Protocol, resources: Resources
-) -> Evaluation:
-    """Evaluate a method on Ray actors, going on from the parts in `out`; Ray must be connected.
-
-    Args:
-        subject: the method.
-        data: the objects.
-        out: folder of `parts/` and, at the end, of `records.parquet` and `summary.json`.
-        protocol: of the evaluation.
-        resources: of the actors.
-
-    Returns:
-        The records in the order of the data, whose times alone differ between two runs.
-
-    Raises:
-        MSTError: method or data cannot be used, or `out` holds another evaluation.
-    """
-    made_from = made_by(subject, data, protocol)
-    about = {SUBJECT: subject.name, DATA_SET: data.name, **subject.about, **data.about, **made_from}
-    parts = Parts(out / "parts", number_of_parts(len(data.samples), protocol), made_from)
-    check_resources(resources)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        name = f"{data.name}: {subject.name}"
-        task = bar.add_task(name, total=len(data.samples), completed=parts.objects)
-        for part in evaluate_parts(subject.method, data.samples, protocol, parts, resources):
-            bar.advance(task, len(part.records) + len(part.skipped))
-    whole = parts.whole()
-    if not whole.records:
-        raise DataError(
-            f"none of {len(data.samples)} objects has a pixel to click on: {whole.skipped[0]}, ..."
-        )
-    device = machine().get("gpu" if resources.use_gpu else "cpu", "unknown")
-    return _keep(out, whole, {**about, "device": device})
-
-
-def made_by(subject: Subject, data: DataSet, protocol: Protocol) -> dict[str, str]:
-    """Return what the records of an evaluation depend on, by name, their times aside."""
-    return {
-        "method": subject.identity,
-        **data.identity,
-        "source_sha256": source_digest(PROJECT),
-        **protocol.about(),
-    }
-
-
-def _keep(out: Path, whole: Part, about: Mapping[str, str]) -> Evaluation:
-    made = {**commit(PROJECT, os.environ.get(COMMIT, "")), **versions(PROJECT), **machine()}
-    found = {SKIPPED: json.dumps(whole.skipped), "close_pixels": str(whole.close_pixels)}
-    about = {**about, **made, **found}
-    write_records(out / RECORDS, whole.records, about)
-    evaluation = Evaluation(about[SUBJECT], about[DATA_SET], whole.records, about)
-    measures = {name: measure._asdict() for name, measure in evaluation.measures.items()}
-    written = {"measures": measures, "skipped": whole.skipped, "about": about}
-    with written_whole(out / "summary.json") as file:
-        file.write_text(json.dumps(written, indent=2))
-    return evaluation
 
 
 def report(
@@ -121,31 +54,6 @@ def report(
     models = {name: model for name, model in networks.items() if model.config.patch_sizes}
     pictured = {each.name: Pictured(each.samples, models) for each in data_sets}
     write_page(page, evaluations, pictured)
-
-
-def show(table: Table) -> None:
-    """Print a table."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table.title)
-    shown = ShownTable(box=SIMPLE_HEAD)
-    shown.add_column("", no_wrap=True)
-    for column in table.columns:
-        shown.add_column(column, justify="right")
-    for row in table.rows:
-        shown.add_row(row.name, *("\n".join(filter(None, cell)) for cell in row.cells))
-    console.print(shown)
-
-
-def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
-    """Print the tables of one data set, what was left out, and what rounding may have decided."""
-    show(main_table(evaluations, _BRIEF))
-    if compared := comparison_table(evaluations):
-        show(compared)
-    for name in evaluations[0].skipped:
-        print(f"left out: {name}")
-    for each in evaluations:
-        if pixels := int(each.about["close_pixels"]):
-            print(f"{each.subject}: {pixels} pixels are so near the threshold that another batch may differ")
 
 
 def protocol_of(arguments: argparse.Namespace, subject: Subject, objects: int) -> Protocol:
@@ -175,16 +83,6 @@ def protocol_of(arguments: argparse.Namespace, subject: Subject, objects: int) -
         precision=arguments.precision,
         batch_size=arguments.batch_size,
         part_size=arguments.part_size or max(least, -(-objects // _PARTS)),
-    )
-
-
-def resources_of(arguments: argparse.Namespace) -> Resources:
-    """Return what the command line asks of the cluster, which must be connected: by default all its cores."""
-    cores = int(ray.cluster_resources().get("CPU", 1)) // arguments.num_workers
-    return Resources(
-        num_workers=arguments.num_workers,
-        cpus_per_worker=arguments.cpus_per_worker or max(1, cores),
-        use_gpu=arguments.use_gpu,
     )
 
 
@@ -273,7 +171,7 @@ def main() -> None:
         data_sets = [read_data_set(text, arguments.max_objects) for text in arguments.data]
         check_names([each.name for each in data_sets], "data")
         connect()
-        resources = resources_of(arguments)
+        resources = actor_resources(arguments)
         out = arguments.out or Path(folder) / "evaluation"
         for data in data_sets:
             found = [

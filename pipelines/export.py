@@ -11,7 +11,7 @@ from mst.checkpoint import load_model
 from mst.command_line import count, parse, run
 from mst.data.files import check_file_writable
 from mst.export import export_onnx
-from pipelines.registry import checkpoint_of
+from pipelines.registry.versions import checkpoint_of
 
 
 def main() -> None:

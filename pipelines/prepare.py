@@ -37,19 +37,19 @@ from mst.data.files import as_path, check_writable, fetch
 from mst.data.index import relative_to, to_batch, write_index
 from mst.data.join import RULES, join_nested
 from mst.data.problems import lost_by_kind
-from mst.data.sampler import SampleKey, epoch_order
+from mst.data.sampling.sampler import SampleKey, epoch_order
+from mst.data.sampling.training_set import Batch, TrainingSet
 from mst.data.sources import INDEX, Source, check_sources, problems_of, read_by_part, read_records
-from mst.data.training_set import Batch, TrainingSet
 from mst.errors import ConfigError, DataError
+from mst.evaluation.report.figures import draw_sizes, object_sizes
 from mst.model import MST
 from mst.overrides import override
 from mst.pictures import contact_sheet
-from mst.report.figures import draw_sizes, object_sizes
 from mst.training import simulate_clicks
 from mst.training.step import iterations
-from pipelines.checking import check, show_problems, write_sound
 from pipelines.cluster import connect
-from pipelines.spreading import IMAGES_PER_TASK, Parts, spread
+from pipelines.preparation.checking import check, show_problems, write_sound
+from pipelines.preparation.spreading import IMAGES_PER_TASK, Parts, spread
 from pipelines.storage import PROJECT
 
 _WORK = "work.json"

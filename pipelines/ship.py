@@ -21,14 +21,14 @@ from upath import UPath
 
 from mst.checkpoint import copy_for_use, load_model, save_checkpoint
 from mst.command_line import add_options, count, given, parse, run
+from mst.evaluation.statistics import Comparison
 from mst.overrides import override
-from mst.statistics import Comparison
 from pipelines import cluster
 from pipelines.cluster import Resources
-from pipelines.comparison import Evaluated, Terms, evaluate_on, named, records_of
-from pipelines.decision import compare
-from pipelines.evaluate import show_evaluations
-from pipelines.sharding import Precision
+from pipelines.evaluation.actors import Precision
+from pipelines.evaluation.tables import show_evaluations
+from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named, records_of
+from pipelines.promotion.rules import compare
 from pipelines.storage import PROJECT
 
 SHIPPED = PROJECT / "checkpoints" / "mst_small"

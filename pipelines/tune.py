@@ -29,9 +29,8 @@ from mst.data.files import as_path
 from mst.errors import ConfigError
 from mst.training.checkpoints import best
 from pipelines.cluster import connect
-from pipelines.command_line import add_settings, config_of
-from pipelines.evaluate import show_evaluations
-from pipelines.progress import shown
+from pipelines.command_line import add_resources, add_settings, config_of, resources_of
+from pipelines.evaluation.tables import show_evaluations
 from pipelines.storage import absolute, absolute_paths
 from pipelines.sweeping.budget import Limits
 from pipelines.sweeping.page import write_page
@@ -41,8 +40,9 @@ from pipelines.sweeping.space import Space, check_space, grid
 from pipelines.sweeping.sweep import sweep
 from pipelines.sweeping.table import View, console, trials_table
 from pipelines.sweeping.winner import as_it_is, check_held_out, measure, offer, train_on
-from pipelines.tracking import TrackedRun, find_run, open_run, tracking_uri
-from pipelines.train import add_resources, check_request, resources_of
+from pipelines.training.driver import check_request
+from pipelines.training.progress import shown
+from pipelines.training.tracking import TrackedRun, find_run, open_run, tracking_uri
 
 _LIMITS, _WINNER = ("max_hours", "max_samples", "max_gpu_hours"), ("final_epochs", "test", "promote")
 _ANEW = ("resume", "storage", "trials", *_LIMITS, *_WINNER)

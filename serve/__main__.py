@@ -19,9 +19,9 @@ from ray import serve
 from mst.databases import check_database
 from mst.errors import CheckpointError, ConfigError, MSTError
 from serve.app import build
-from serve.keys import VARIABLE, is_loopback, read_keys
+from serve.http.keys import VARIABLE, is_loopback, read_keys
+from serve.inference.registry import REGISTERED, SHIPPED, fetch_model, is_registered, pin, registry_of
 from serve.memory import MALLOC
-from serve.registry import REGISTERED, SHIPPED, fetch_model, is_registered, pin, registry_of
 from serve.settings import ServeSettings
 
 _APPLICATION = "mst"

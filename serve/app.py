@@ -10,15 +10,15 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from mst.predictor import Crop
-from serve.api import build_api
-from serve.core import Core
-from serve.keys import Keys, read_keys
+from serve.http.api import build_api
+from serve.http.keys import Keys, read_keys
+from serve.inference.model import Answer
+from serve.inference.registry import REGISTERED, pin
+from serve.inference.segmenter import Segmenter
 from serve.memory import MALLOC, MALLOC_OF_MODEL
 from serve.metrics import Metrics
-from serve.model import Answer
-from serve.registry import REGISTERED, pin
-from serve.segmenter import Segmenter
 from serve.settings import ServeSettings
+from serve.state.core import Core
 
 _LIGHT_REQUESTS = 100  # beside those that `max_requests` counts: probes, and those that are refused
 _RETRY_AFTER = {"retry_after_s": 1}

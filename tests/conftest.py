@@ -32,20 +32,20 @@ from mst.clicks import Click, Mask
 from mst.client import Client
 from mst.config import Config, ModelConfig
 from mst.data import files
-from mst.data.images import RGB
+from mst.data.pixels.images import RGB
 from mst.data.synthetic import write_data_set
 from mst.model import MST
 from mst.overrides import flatten, override
 from mst.predictor import Crop
 from pipelines.cluster import connect, free_port
 from pipelines.storage import PROJECT
-from serve.api import build_api
 from serve.app import build
-from serve.core import Core
-from serve.keys import Keys
+from serve.http.api import build_api
+from serve.http.keys import Keys
+from serve.inference.model import Answer, Description, ServedModel
 from serve.metrics import Metrics
-from serve.model import Answer, Description, ServedModel
 from serve.settings import ServeSettings
+from serve.state.core import Core
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"))
 torch.set_num_threads(THREADS)

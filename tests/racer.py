@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipelines.registry import Promotion, connect, register, standing
+from pipelines.registry.versions import Promotion, connect, register, snapshot
 
 
 def wait_for_all(folder: Path, name: str, clients: int) -> None:
@@ -24,7 +24,7 @@ uri, source, folder, name, rounds, clients = sys.argv[1:]
 client = connect(uri)
 for number in range(int(rounds)):
     wait_for_all(Path(folder) / f"{number} before", name, int(clients))
-    seen = standing(client)
+    seen = snapshot(client)
     wait_for_all(Path(folder) / f"{number} seen", name, int(clients))
     outcome = register(
         client,

@@ -13,9 +13,9 @@ from mst.clicks import Click, check_clicks
 from mst.client.http import Client
 from mst.client.retry import Retry
 from mst.command_line import run
-from mst.data.arrays import read_bytes
 from mst.data.files import check_file_writable, written_whole
-from mst.data.images import check_suffix, decode_image, encode_image
+from mst.data.pixels.arrays import read_bytes
+from mst.data.pixels.images import check_suffix, decode_image, encode_image
 from mst.drawing import draw_clicks, overlay
 
 

@@ -11,7 +11,7 @@ import httpx
 from mst.clicks import Click, Mask
 from mst.client.retry import Retry, clicks_done, is_json, is_passing
 from mst.client.wire import Segmentation, to_file, to_request, to_segmentation
-from mst.data.arrays import AnyImage
+from mst.data.pixels.arrays import AnyImage
 from mst.errors import ServerError
 from mst.predictor import Segment
 from mst.zoom import Box
@@ -60,7 +60,7 @@ class Client:
         self._http.close()
 
     def upload(self, image: AnyImage) -> str:
-        """Store an image, as `mst.data.arrays.as_image` takes it, and return its id.
+        """Store an image, as `mst.data.pixels.arrays.as_image` takes it, and return its id.
 
         Raises:
             ImageError: it has no one meaning, or cannot be read.
@@ -93,8 +93,8 @@ class Client:
         """Return the mask of the object that the clicks mean, in one call.
 
         Args:
-            image: (H, W, 3) uint8, or what else `mst.data.arrays.as_image` takes; clicks on a file, and its
-                mask, are of its upright pixels.
+            image: (H, W, 3) uint8, or what else `mst.data.pixels.arrays.as_image` takes; clicks on a file,
+                and its mask, are of its upright pixels.
             clicks: all clicks on the object, in pixels of the image.
             box: around the object, half-open; it needs no click then.
             prior: (H, W), a mask that the clicks correct.

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mst.clicks import Click, Mask, as_clicks, check_clicks
-from mst.data.arrays import AnyImage, as_image, as_mask, read_bytes
-from mst.data.encode import decode_mask, encode_mask
-from mst.data.images import encode_image, header_of
+from mst.data.pixels.arrays import AnyImage, as_image, as_mask, read_bytes
+from mst.data.pixels.encode import decode_mask, encode_mask
+from mst.data.pixels.images import encode_image, header_of
 from mst.errors import ClickError, ImageError, ServerError
 from mst.zoom import Box
 

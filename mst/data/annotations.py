@@ -12,11 +12,11 @@ from pycocotools import mask as coco_mask
 from upath import UPath
 
 from mst.clicks import Mask
-from mst.data.arrays import as_image, as_mask
 from mst.data.files import Fetch, fetch
-from mst.data.images import RGB, read_header, read_image
+from mst.data.pixels.arrays import as_image, as_mask
+from mst.data.pixels.images import RGB, read_header, read_image
+from mst.data.pixels.runs import Runs, paint
 from mst.data.problems import Problem, lost_by_kind
-from mst.data.runs import Runs, paint
 from mst.errors import AnnotationError, DataError, ImageError, MaskError, NothingToClickError, SizeError
 
 Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]
@@ -201,7 +201,7 @@ class Records(Sequence[ImageRecord]):
 class Sample:
     """One object to be segmented by clicks, as an evaluation takes it.
 
-    The image and the masks may have any form that `mst.data.arrays` takes.
+    The image and the masks may have any form that `mst.data.pixels.arrays` takes.
 
     Raises:
         ImageError: the image is none that has one meaning.

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from mst.data.annotations import ImageRecord, ObjectAnnotation
 from mst.data.files import Fetch, fetch
-from mst.data.images import read_header
 from mst.data.join import EMPTY, MIN_AREA, SMALL
-from mst.data.pairs import BROKEN_IMAGE
+from mst.data.pixels.images import read_header
 from mst.data.problems import Problem
-from mst.data.segmentations import MALFORMED, OTHER_SIZE, shown
+from mst.data.readers.pairs import BROKEN_IMAGE
+from mst.data.readers.segmentations import MALFORMED, OTHER_SIZE, shown
 from mst.errors import AnnotationError, ImageError, SizeError
 
 IMAGE_SIZE = "image of another size than annotated"

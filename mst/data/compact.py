@@ -26,11 +26,11 @@ from upath import UPath
 
 from mst.command_line import count, parse, run
 from mst.data.annotations import ImageRecord, ObjectAnnotation
-from mst.data.encode import annotate
 from mst.data.files import as_path
-from mst.data.images import read_file, resize
 from mst.data.index import relative_to, to_batch, write_index
 from mst.data.join import MIN_AREA, RULES, join_records, nest
+from mst.data.pixels.encode import annotate
+from mst.data.pixels.images import read_file, resize
 from mst.data.problems import tell
 from mst.data.sources import check_sources, problems_of, read_by_part
 from mst.errors import ConfigError, DataError

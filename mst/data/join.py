@@ -9,10 +9,10 @@ from pycocotools import mask as coco_mask
 from upath import UPath
 
 from mst.data.annotations import ImageRecord, ObjectAnnotation, Records, malformed
-from mst.data.encode import annotate
+from mst.data.pixels.encode import annotate
+from mst.data.pixels.runs import paint
 from mst.data.problems import Problem
-from mst.data.runs import paint
-from mst.data.segmentations import OTHER_SIZE
+from mst.data.readers.segmentations import OTHER_SIZE
 
 MIN_AREA = 80
 """Objects smaller than this, in pixels, are left out."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skimage import data as photos
 
 from mst.clicks import Mask
-from mst.data.images import RGB
+from mst.data.pixels.images import RGB
 
 _Pixels = NDArray[np.float32]
 _Points = NDArray[np.float64]

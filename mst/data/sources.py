@@ -10,7 +10,7 @@ panoptic:annotations/panoptic_train2017.json    stuff, added to the other source
 labels:bsds                                     label maps
 pairs:mine                                      images/NAME.jpg and masks/NAME.png
 hannotation:coco_lvis/train/hannotation.pickle  the field's own joined annotation
-grabcut:/data/GrabCut                           an evaluation set (`mst.data.evaluation_sets`)
+grabcut:/data/GrabCut                           an evaluation set (`mst.data.readers.evaluation_sets`)
 """
 
 import hashlib
@@ -24,16 +24,16 @@ import numpy as np
 from upath import UPath
 
 from mst.data.annotations import ImageRecord, ObjectAnnotation, Records, Sample
-from mst.data.coco import check_images, read_coco, read_lvis
-from mst.data.evaluation_sets import EVALUATION_SETS
 from mst.data.files import Fetch, as_path, exists, fetch, is_folder, names
-from mst.data.hannotation import read_hannotation
 from mst.data.index import MANIFEST, Index
 from mst.data.join import join_records
-from mst.data.label_maps import read_label_maps
-from mst.data.pairs import read_pairs
-from mst.data.panoptic import read_panoptic
 from mst.data.problems import Problem, check_share, tell
+from mst.data.readers.coco import check_images, read_coco, read_lvis
+from mst.data.readers.evaluation_sets import EVALUATION_SETS
+from mst.data.readers.hannotation import read_hannotation
+from mst.data.readers.label_maps import read_label_maps
+from mst.data.readers.pairs import read_pairs
+from mst.data.readers.panoptic import read_panoptic
 from mst.errors import ConfigError, DataError
 
 INDEX = "index"

@@ -16,11 +16,11 @@ import torch
 from mst.command_line import add_options, given, parse, run
 from mst.config import Config
 from mst.data.files import as_path
-from mst.data.sampler import Shard
+from mst.data.sampling.sampler import Shard
 from mst.errors import ConfigError
 from mst.overrides import from_dict, override
 from mst.training import EpochReport, fit
-from mst.training.checkpoints import best, save, sweep
+from mst.training.checkpoints import best, remove_unfinished, save
 from mst.training.resume import check_run, read_data, start
 
 
@@ -40,7 +40,7 @@ def train(config: Config, folder: Path, device: torch.device, *, allow_change: b
     found, changed = check_run(place, config, allow_change=allow_change)
     if found and found.is_finished and not changed:
         raise ConfigError(f"run '{folder.name}' is finished: {found.path}; give this one another --out")
-    sweep(place)
+    remove_unfinished(place)
     training_set, validation = read_data(config)
     state, origin = start(config, found.path if found else None, device)
     print(f"{training_set}; {len(validation)} validation objects; weights: {origin}", flush=True)

@@ -170,7 +170,7 @@ def config_of(checkpoint: UPath) -> Config:
         return read_config(Path(folder))
 
 
-def sweep(run: UPath) -> None:
+def remove_unfinished(run: UPath) -> None:
     """Remove what killed processes left in a run's folder; no other process may write to it now."""
     for name in names(run):
         is_orphan = name.startswith(_PREFIX) and MANIFEST not in names(run / name)

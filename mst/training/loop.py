@@ -17,13 +17,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from mst.batched_evaluation import evaluate_batched
 from mst.config import Config
-from mst.data.sampler import Shard, ShardedBatches
+from mst.data.sampling.sampler import Shard, ShardedBatches
+from mst.data.sampling.training_set import Batch, TrainingSet
 from mst.data.sources import SampleSet
-from mst.data.training_set import Batch, TrainingSet
 from mst.errors import PredictionError, TrainingError
 from mst.evaluation import ObjectRecord, Summary, summarize
+from mst.evaluation.batched import evaluate_batched
 from mst.optim import freeze, learning_rate, set_learning_rate, update_average
 from mst.training.state import TrainingState
 from mst.training.step import train_step

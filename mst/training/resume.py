@@ -7,8 +7,8 @@ from mst.checkpoint import load_training_state
 from mst.config import Config
 from mst.data.cache import reader
 from mst.data.files import as_path, check_writable
+from mst.data.sampling.training_set import TrainingSet
 from mst.data.sources import SampleSet, read_records, read_samples
-from mst.data.training_set import TrainingSet
 from mst.errors import ConfigError
 from mst.overrides import differences, override
 from mst.training.checkpoints import Saved, config_of, newest, opened

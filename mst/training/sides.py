@@ -4,7 +4,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from mst.config import Config
-from mst.data.training_set import Batch
+from mst.data.sampling.training_set import Batch
 from mst.model import MST
 from mst.model.flops import forward_flops
 

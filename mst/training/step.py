@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mst.config import Config
-from mst.data.training_set import Batch
+from mst.data.sampling.training_set import Batch
 from mst.losses import total_loss
 from mst.model import MST
 from mst.model.mst import Output

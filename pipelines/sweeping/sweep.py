@@ -24,8 +24,8 @@ from pipelines.sweeping.schedulers import replay, scheduler
 from pipelines.sweeping.search import TOLD, Proposals
 from pipelines.sweeping.table import View
 from pipelines.sweeping.trial import TAKEOVER, run_trial
-from pipelines.tracking import TrackedRun, close_children
-from pipelines.train import LASTING
+from pipelines.training.driver import LASTING
+from pipelines.training.tracking import TrackedRun, close_children
 
 Trainable = Callable[[dict[str, Any]], None]
 

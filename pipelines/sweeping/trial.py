@@ -25,8 +25,8 @@ from mst.training.checkpoints import adopt, newest, saved
 from pipelines.sweeping.plan import Plan
 from pipelines.sweeping.record import Takeover
 from pipelines.sweeping.search import TOLD
-from pipelines.tracking import TrackedRun, run_of
-from pipelines.train import train_driver
+from pipelines.training.driver import train_driver
+from pipelines.training.tracking import TrackedRun, run_of
 
 TAKEOVER = "takeover"
 """Of a result: the `Takeover` that the trial began with; absent where it began with its own weights."""

@@ -8,19 +8,19 @@ from upath import UPath
 
 from mst.data.files import as_path
 from mst.errors import CheckpointError, ConfigError
+from mst.evaluation.report import Evaluation
 from mst.overrides import override
-from mst.report import Evaluation
 from mst.training.checkpoints import adopt, best, newest, opened
 from pipelines.cluster import Resources
-from pipelines.data_sets import read_data_set
-from pipelines.evaluate import evaluate
-from pipelines.promote import Request, promote
-from pipelines.sharding import Protocol
-from pipelines.subjects import read_model
+from pipelines.evaluation.actors import Protocol
+from pipelines.evaluation.data_sets import read_data_set
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.methods import read_model
+from pipelines.promotion.promote import Request, promote
 from pipelines.sweeping.plan import Plan
 from pipelines.sweeping.record import TrialRecord
-from pipelines.tracking import TrackedRun, close_children, run_of
-from pipelines.train import Trained, train_driver
+from pipelines.training.driver import Trained, train_driver
+from pipelines.training.tracking import TrackedRun, close_children, run_of
 
 
 def train_on(

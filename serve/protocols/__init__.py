@@ -11,9 +11,9 @@ mlflow_scoring     what `mlflow models serve` answers
 
 from fastapi import APIRouter
 
-from serve.core import Core
 from serve.protocols import cvat, label_studio, mlflow_scoring, open_inference, x_anylabeling
 from serve.settings import ServeSettings
+from serve.state.core import Core
 
 
 def routers(core: Core, settings: ServeSettings) -> list[APIRouter]:

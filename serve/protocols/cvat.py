@@ -13,12 +13,12 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator, Field
 
 from mst.clicks import Mask
-from serve.core import Core, Options
-from serve.encoding import json_rows
 from serve.errors import UnknownModelError
-from serve.outlines import polygons
 from serve.protocols.wire import ImageFile, Point, Wire, box_between, click_at
-from serve.schemas import MAX_CLICKS
+from serve.state.core import Core, Options
+from serve.wire.encoding import json_rows
+from serve.wire.outlines import polygons
+from serve.wire.schemas import MAX_CLICKS
 
 _NAME = "mst"
 _TOLERANCE = 1.0  # pixels between a mask and its outline

@@ -15,17 +15,17 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from mst.clicks import Click
-from mst.data.images import RGB
+from mst.data.pixels.images import RGB
 from mst.errors import ClickError
-from serve.core import Core, Options, Segmentation, StoredImage, few_at_once
 from serve.errors import RequestError
 from serve.protocols.brush import brush_rle
 from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.label_studio_images import LabelStudioImages
 from serve.protocols.wire import Wire, box_between, click_at
-from serve.registry import ModelInfo
-from serve.schemas import MAX_CLICKS
 from serve.settings import ServeSettings
+from serve.state.core import Core, Options, Segmentation, StoredImage, few_at_once
+from serve.wire.models import ModelInfo
+from serve.wire.schemas import MAX_CLICKS
 
 _MARKS = ("keypointlabels", "rectanglelabels", "keypoint", "rectangle")
 

@@ -14,12 +14,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve.core import Core, few_at_once
-from serve.encoding import encode
 from serve.errors import RequestError
 from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.wire import ImageFile, Wire, click_at
-from serve.schemas import MAX_CLICKS, ClickIn, MaskFormat
+from serve.state.core import Core, few_at_once
+from serve.wire.encoding import encode
+from serve.wire.schemas import MAX_CLICKS, ClickIn, MaskFormat
 
 _KINDS = ("inputs", "instances", "dataframe_split", "dataframe_records")
 _MAX_RECORDS = 100

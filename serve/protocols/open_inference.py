@@ -25,15 +25,15 @@ from pydantic import Field
 
 from mst import __version__
 from mst.clicks import Click
-from mst.data.arrays import as_mask
-from mst.data.images import RGB
-from serve.core import Core, Options, Segmentation, StoredImage
+from mst.data.pixels.arrays import as_mask
+from mst.data.pixels.images import RGB
 from serve.errors import RequestError, UnknownModelError
 from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.tensors import HEADER_LENGTH, Array, Parameters, Tensor, pack, split, unpack
 from serve.protocols.wire import Wire, box_between, click_at, image_bytes
-from serve.registry import ModelInfo
-from serve.schemas import MAX_CLICKS
+from serve.state.core import Core, Options, Segmentation, StoredImage
+from serve.wire.models import ModelInfo
+from serve.wire.schemas import MAX_CLICKS
 
 _INPUTS = {"image": ("BYTES", [1]), "clicks": ("FP32", [-1, 3])}
 _OPTIONAL = {"box": ("FP32", [4]), "prior": ("UINT8", [-1, -1])}

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_core import to_json
 
-from serve.encoding import json_rows
 from serve.errors import RequestError
 from serve.protocols.wire import Wire
+from serve.wire.encoding import json_rows
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from mst.clicks import Click
-from mst.data.base64_text import from_base64
-from mst.data.images import RGB
+from mst.data.pixels.base64_text import from_base64
+from mst.data.pixels.images import RGB
 from mst.errors import ClickError
 from mst.zoom import Box
 
@@ -19,7 +19,7 @@ class Wire(BaseModel):
 
 
 def image_bytes(text: Any) -> bytes:
-    """Decode an image file in base64, as `mst.data.base64_text` reads it.
+    """Decode an image file in base64, as `mst.data.pixels.base64_text` reads it.
 
     Raises:
         ValueError: it is none.

@@ -13,14 +13,14 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from mst.clicks import Click, Mask
-from mst.data.images import RGB
+from mst.data.pixels.images import RGB
 from mst.errors import ClickError
-from serve.core import Core, Options
 from serve.errors import UnknownModelError
-from serve.outlines import polygons
 from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.wire import ImageFile, Wire, box_between, click_at
-from serve.schemas import MAX_CLICKS
+from serve.state.core import Core, Options
+from serve.wire.outlines import polygons
+from serve.wire.schemas import MAX_CLICKS
 
 _MODEL = "mst"
 _TOLERANCE, _MIN_AREA = 1.0, 8.0  # pixels between a mask and its outline; of a part that is left out

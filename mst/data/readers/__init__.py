@@ -1,0 +1,1 @@
+"""One file for each format of annotations; `mst.data.sources` has them by name."""

@@ -1,0 +1,1 @@
+"""Training samples: which are drawn, and what is done to them."""

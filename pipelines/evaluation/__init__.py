@@ -1,0 +1,1 @@
+"""Evaluation on a cluster: the data sets, the methods, and the actors that share the objects."""

@@ -1,0 +1,245 @@
+"""An evaluation on several Ray actors, in parts that are kept.
+
+What is interrupted goes on from them, and the part of an actor that dies is evaluated again by its successor.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util import ActorPool
+
+from mst.clicks import Click
+from mst.config import EvalConfig
+from mst.data.files import gist
+from mst.data.readers.evaluation_sets import Loader
+from mst.data.sources import SampleSet
+from mst.errors import ConfigError, DataError, MSTError
+from mst.evaluation import TARGETS, ObjectRecord, Open, evaluate
+from mst.evaluation.batched import evaluate_batched
+from mst.evaluation.records import read_records, write_records
+from mst.model import MST
+from mst.predictor import Crop, forward
+from pipelines.cluster import Resources
+
+Precision = Literal["fp32", "bf16"]
+
+_RETRIES = 3  # of a part whose actor dies
+_SKIPPED, _CLOSE = "skipped", "close_pixels"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How objects are evaluated."""
+
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    flip: bool = False
+    """Whether probabilities are the mean of the image's and its mirror's."""
+    precision: Precision = "fp32"
+    """Of a network's forwards; other methods have their own."""
+    targets: tuple[float, ...] = TARGETS
+    batch_size: int = 1
+    part_size: int = 16
+    """Objects of a part: what a killed actor loses at most."""
+
+    @property
+    def max_clicks(self) -> int:
+        """For each object."""
+        return self.eval.max_clicks
+
+    def about(self) -> dict[str, str]:
+        """Return all settings by name, as they are written beside records."""
+        settings: dict[str, Any] = {
+            **{f"eval.{name}": value for name, value in self.eval.model_dump().items()},
+            "flip": self.flip,
+            "precision": self.precision,
+            "targets": list(self.targets),
+            "batch_size": self.batch_size,
+            "part_size": self.part_size,
+        }
+        return {name: json.dumps(value) for name, value in settings.items()}
+
+
+class Part(NamedTuple):
+    """What came of some objects."""
+
+    records: list[ObjectRecord]
+    skipped: list[str]
+    """Objects that have nothing to click on, by name and reason."""
+    close_pixels: int
+    """Pixels whose side of the threshold the batch's rounding may have decided."""
+
+
+class Evaluator:
+    """The actor: holds the method, and evaluates one part after another."""
+
+    def __init__(self, protocol: Protocol, resources: Resources) -> None:
+        torch.set_num_threads(resources.cpus_per_worker)
+        cv2.setNumThreads(resources.cpus_per_worker)
+        self._device = "cuda" if resources.use_gpu else "cpu"
+        self._protocol = protocol
+        self._method: MST | Open | None = None
+
+    def evaluate(
+        self, number: int, loaders: Sequence[Loader], shared: Sequence[ray.ObjectRef[MST | Open]]
+    ) -> tuple[int, Part]:
+        """Evaluate the objects of a part.
+
+        Args:
+            number: of the part.
+            loaders: of its objects.
+            shared: where in Ray's store the method lies; in a list, so that it is fetched for the first part
+                alone, that of a dead actor's successor too.
+
+        Returns:
+            The number, and what came of the part.
+        """
+        protocol, skipped = self._protocol, list[str]()
+        self._method = method = self._method or self._ready(ray.get(shared[0]))
+        samples, rules = SampleSet(loaders), (protocol.max_clicks, protocol.targets)
+        if isinstance(method, MST):
+            with self._precision():
+                records, close_pixels = evaluate_batched(
+                    method,
+                    samples,
+                    protocol.eval,
+                    *rules,
+                    protocol.batch_size,
+                    on_skipped=skipped.append,
+                    flip=protocol.flip,
+                )
+            return number, Part(records, skipped, sum(close_pixels))
+        return number, Part(evaluate(method, samples, *rules, on_skipped=skipped.append), skipped, 0)
+
+    def _ready(self, method: MST | Open) -> MST | Open:
+        if isinstance(method, MST):
+            size = method.config.image_size
+            method.eval().to(self._device)
+            image, click = np.zeros((size, size, 3), np.uint8), Click(0, 0, is_positive=True)
+            with self._precision():
+                forward(method, [Crop(image, None, (click,), None)])  # the first is slow
+        return method
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device, torch.bfloat16, enabled=self._protocol.precision == "bf16")
+
+
+class Parts:
+    """The finished parts of an evaluation: one Parquet file each.
+
+    Args:
+        folder: of the files.
+        number: of all parts.
+        about: what the records are made from and how; a folder that was begun otherwise is refused.
+
+    Raises:
+        ConfigError: a part in the folder is made from something else, or otherwise.
+    """
+
+    def __init__(self, folder: Path, number: int, about: Mapping[str, str]) -> None:
+        self._folder, self._about = folder, dict(about)
+        self._done = {each: part for each in range(number) if (part := self._read(each))}
+        self.missing = [each for each in range(number) if each not in self._done]
+
+    def add(self, number: int, part: Part) -> None:
+        """Keep a part."""
+        about = {**self._about, _SKIPPED: json.dumps(part.skipped), _CLOSE: str(part.close_pixels)}
+        write_records(self._file(number), part.records, about)
+        self._done[number] = part
+
+    def whole(self) -> Part:
+        """Return all parts as one, objects in their order."""
+        parts = [part for _, part in sorted(self._done.items())]
+        return Part(
+            [record for part in parts for record in part.records],
+            [name for part in parts for name in part.skipped],
+            sum(part.close_pixels for part in parts),
+        )
+
+    @property
+    def objects(self) -> int:
+        """Objects of the finished parts."""
+        return sum(len(part.records) + len(part.skipped) for part in self._done.values())
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"{number:05d}.parquet"
+
+    def _read(self, number: int) -> Part | None:
+        try:
+            records, about = read_records(self._file(number))
+        except DataError:  # not there, or cut off by a full disk: it is evaluated again
+            return None
+        for name, ours in self._about.items():
+            if about.get(name) != ours:
+                raise ConfigError(
+                    f"{self._folder} holds an evaluation with {name} {about.get(name)}, here it is {ours}; "
+                    "give another folder, or remove this one"
+                )
+        return Part(records, json.loads(about[_SKIPPED]), int(about[_CLOSE]))
+
+
+def evaluate_parts(
+    method: MST | Open, samples: SampleSet, protocol: Protocol, parts: Parts, resources: Resources
+) -> Iterator[Part]:
+    """Evaluate the parts that are missing on Ray actors, and keep each; Ray must be connected.
+
+    Args:
+        method: network on the CPU, or a function that opens images.
+        samples: all objects; they are read by the actors.
+        protocol: of the evaluation.
+        parts: those that are there, to which the others are added.
+        resources: of the actors.
+
+    Yields:
+        Each part when it is done.
+
+    Raises:
+        DataError, PredictionError: as `mst.evaluation.batched.evaluate_batched`.
+        MSTError: a part's actor died, and its successors too.
+    """
+    if not parts.missing:
+        return
+    shared = ray.put(method)  # kept until the end, for actors that are started again
+    actors = _actors(protocol, resources, len(parts.missing))
+
+    def submit(actor: Any, number: int) -> Any:
+        start = number * protocol.part_size
+        loaders = samples.loaders[start : start + protocol.part_size]
+        return actor.evaluate.remote(number, loaders, [shared])
+
+    try:
+        for number, part in ActorPool(actors).map_unordered(submit, parts.missing):
+            parts.add(number, part)
+            yield part
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayActorError as error:
+        raise MSTError(
+            f"a worker died, and {_RETRIES} that took its place ({gist(error)}); finished parts "
+            "are kept, and the same command goes on from them"
+        ) from None
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def number_of_parts(objects: int, protocol: Protocol) -> int:
+    """Return into how many parts so many objects are divided."""
+    return -(-objects // protocol.part_size)
+
+
+def _actors(protocol: Protocol, resources: Resources, most: int) -> list[Any]:
+    actor = ray.remote(Evaluator).options(
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=resources.per_worker()["GPU"],
+        max_restarts=-1,
+        max_task_retries=_RETRIES,
+    )
+    return [actor.remote(protocol, resources) for _ in range(min(resources.num_workers, most))]

@@ -1,0 +1,135 @@
+"""Evaluate models on the same data sets by the same protocol, and keep what was found.
+
+A champion was a challenger once: its evaluation is taken from the folder where it was kept, as long as code,
+data, protocol and machine are the same, since times are to be compared too.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from upath import UPath
+
+from mst.data.readers.evaluation_sets import EVALUATION_SETS
+from mst.data.sources import SampleSet, Source, parse_source
+from mst.evaluation.report import Evaluation, Measure
+from pipelines.cluster import Resources
+from pipelines.evaluation.actors import Precision, Protocol
+from pipelines.evaluation.data_sets import DataSet, read_data_set
+from pipelines.evaluation.evaluate import evaluate, made_by
+from pipelines.evaluation.methods import Subject, read_model
+from pipelines.promotion.rules import Records
+from pipelines.training.provenance import machine
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what models are compared, and how."""
+
+    data: Mapping[str, str]
+    """Sources by the names of their data sets; their paths absolute."""
+    max_clicks: int
+    """For each object."""
+    max_objects: int | None
+    """Of each data set, evenly spread; None for all."""
+    resources: Resources
+    keep: Path
+    """Folder of all evaluations."""
+    precision: Precision = "fp32"
+    """Of the forwards."""
+
+
+class Evaluated(NamedTuple):
+    """What a model did on a data set."""
+
+    evaluation: Evaluation
+    samples: SampleSet
+    """The objects."""
+    folder: Path
+    """Of `records.parquet` and `summary.json`."""
+
+
+class Figures(NamedTuple):
+    """The figures of a data set."""
+
+    objects: int
+    noc85: Measure
+    noc90: Measure
+    ms_per_click: float
+
+    def tags(self, name: str) -> dict[str, str]:
+        """Return the tags of a version that tell them."""
+        texts = {**self._asdict(), "ms_per_click": f"{self.ms_per_click:.1f}"}
+        return {f"{figure}.{name}": str(value) for figure, value in texts.items()}
+
+
+def figures(evaluation: Evaluation) -> Figures:
+    """Return what a card and the tags of a version tell of an evaluation."""
+    measures = evaluation.measures
+    return Figures(
+        len(evaluation.records),
+        measures["noc85"],
+        measures["noc90"],
+        1000 * measures["seconds_per_click"].value,
+    )
+
+
+def named(sources: Sequence[str], root: UPath) -> dict[str, str]:
+    """Name data sets, by their format or their file, and make their paths absolute.
+
+    Raises:
+        ConfigError: a source's name is wrong.
+    """
+    found: dict[str, str] = {}
+    for source in (parse_source(text, root) for text in sources):
+        name = source.format if source.format in EVALUATION_SETS else source.path.stem
+        name = re.sub(r"[^\w.-]", "_", name)  # what MLflow takes in the name of a tag
+        number = next(n for n in itertools.count(1) if _numbered(name, n) not in found)
+        found[_numbered(name, number)] = _text(source)
+    return found
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}_{number}"
+
+
+def _text(source: Source) -> str:
+    images = f"?images={source.images}" if source.images else ""
+    return f"{source.format}:{source.path}{images}"
+
+
+def evaluate_on(checkpoint: Path, terms: Terms) -> dict[str, Evaluated]:
+    """Evaluate a checkpoint on each data set, going on with what is kept; Ray must be connected.
+
+    Raises:
+        MSTError: as `pipelines.evaluate.evaluate`.
+    """
+    subject = read_model(str(checkpoint), checkpoint)
+    settings = subject.eval.model_copy(update={"max_clicks": terms.max_clicks})
+    protocol, found = Protocol(eval=settings, precision=terms.precision), {}
+    for name, source in terms.data.items():
+        data = read_data_set(f"{name}={source}", terms.max_objects)
+        folder = terms.keep / _key(subject, data, protocol, terms.resources)
+        evaluation = evaluate(subject, data, folder, protocol, terms.resources)
+        found[name] = Evaluated(evaluation, data.samples, folder)
+    return found
+
+
+def records_of(evaluated: Mapping[str, Evaluated]) -> Records:
+    """Return what a model did on each data set, as it is compared with another."""
+    return {name: each.evaluation.records for name, each in evaluated.items()}
+
+
+def _key(subject: Subject, data: DataSet, protocol: Protocol, resources: Resources) -> str:
+    here = machine()
+    made_from = {
+        **made_by(subject, data, protocol),
+        "machine": [here["cpu"], here.get("gpu")],
+        "resources": [resources.num_workers, *resources.per_worker().items()],
+    }
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]

@@ -1,0 +1,194 @@
+"""Whether a challenger takes the champion's place: a function of what both did on the same objects."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mst.evaluation import ObjectRecord
+from mst.evaluation.metrics import number_of_clicks
+from mst.evaluation.statistics import Comparison, paired_comparison
+
+Records = Mapping[str, Sequence[ObjectRecord]]
+"""What a model did on each data set, by its name."""
+
+_TARGET = 0.9
+_GAIN, _FIRST = "gain", "rival"
+
+
+class Rules(BaseModel):
+    """What a challenger has to show; clicks are means of NoC@90."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    no_worse_by: Annotated[float, Field(ge=0)] = 0.05
+    """Clicks that the interval of the difference may reach above zero, to count as no worse."""
+    faster_by: Annotated[float, Field(ge=0)] = 0.10
+    """Share of the champion's time for a click that one which is no worse has to save."""
+    most_lost: Annotated[float, Field(ge=0)] = 0.25
+    """Clicks that it may need more on any one data set."""
+    slower_by: Annotated[float, Field(ge=0)] = 0.25
+    """Share of the champion's time for a click that it may take longer, where `max_ms` sets no budget."""
+    max_ms: Annotated[float, Field(gt=0)] | None = None
+    """The budget: most milliseconds for a click."""
+
+
+class Reason(NamedTuple):
+    """What one rule says."""
+
+    rule: str
+    holds: bool
+    finding: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What all rules say."""
+
+    reasons: tuple[Reason, ...]
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether every rule holds."""
+        return all(each.holds for each in self.reasons)
+
+    def why(self) -> str:
+        """Return the findings that decide in one line: what it gains, or what speaks against it."""
+        against = [each for each in self.reasons if not each.holds]
+        told = against or [each for each in self.reasons if each.rule in (_GAIN, _FIRST)]
+        return "; ".join(f"{each.rule}: {each.finding}" for each in told)
+
+
+def decide(challenger: Records, champion: Records | None, max_clicks: int, rules: Rules) -> Decision:
+    """Compare a challenger with the champion.
+
+    It is promoted if its NoC@90 over all objects is lower by more than chance explains (the bootstrap
+    interval of the paired difference lies below zero), or no worse and a click clearly faster; if it loses on
+    no data set; and if its time for a click is within the budget.
+
+    Args:
+        challenger: its records.
+        champion: the champion's, of the same objects in the same order, timed on the same kind of machine;
+            None where there is no champion.
+        max_clicks: that each object was given at most.
+        rules: see `Rules`.
+    """
+    checks = [_figures("challenger", challenger)]
+    if champion is not None:
+        checks += [_figures("champion", champion), _same_objects(challenger, champion)]
+    if not all(each.holds for each in checks):
+        return Decision(tuple(checks))  # there is nothing that could be compared
+    ours = _all(challenger)
+    if champion is None:
+        first = Reason(_FIRST, True, "there is no champion yet")
+        budget = [] if rules.max_ms is None else [_latency(ours, rules.max_ms)]
+        return Decision((*checks, first, *budget))
+    theirs = _all(champion)
+    losses = [
+        _loss(name, challenger[name], champion[name], max_clicks, rules.most_lost) for name in challenger
+    ]
+    budget_ms = (1 + rules.slower_by) * ms_per_click(theirs) if rules.max_ms is None else rules.max_ms
+    gain, latency = _gain(ours, theirs, max_clicks, rules), _latency(ours, budget_ms)
+    return Decision((*checks, gain, *losses, latency))
+
+
+def compare(challenger: Records, champion: Records, max_clicks: int) -> Comparison:
+    """Return the challenger's NoC@90 less the champion's, over the same objects of all data sets."""
+    return _compared(_all(challenger), _all(champion), max_clicks)
+
+
+def nocs(records: Sequence[ObjectRecord], target: float, max_clicks: int) -> list[int]:
+    """Return the number of clicks that each object needs to reach an IoU of `target`."""
+    return [number_of_clicks(each.ious, target, max_clicks) for each in records]
+
+
+def ms_per_click(records: Sequence[ObjectRecord]) -> float:
+    """Return the model's milliseconds for a click, over all clicks (SPC)."""
+    seconds = sum(sum(each.seconds_model) for each in records)
+    return 1000 * seconds / sum(len(each.clicks) for each in records)
+
+
+def _figures(name: str, records: Records) -> Reason:
+    """Whether there is something to compare: a NaN would count as never reached, and its rival would win."""
+    wrong = [] if records else ["there are none"]
+    for data, each in records.items():
+        if not each:
+            wrong.append(f"there are none of {data}")
+        if broken := sum(map(_is_broken, each)):
+            wrong.append(f"of {broken} objects of {data} they are no numbers")
+    counted = sum(map(len, records.values()))
+    return Reason(f"figures of the {name}", not wrong, "; ".join(wrong) or f"{counted} objects")
+
+
+def _is_broken(record: ObjectRecord) -> bool:
+    figures = (*record.ious, *record.seconds_model)
+    return not record.ious or not all(map(math.isfinite, figures))
+
+
+def _same_objects(challenger: Records, champion: Records) -> Reason:
+    wrong = [f"the challenger was not evaluated on {name}" for name in champion if name not in challenger]
+    wrong += [f"the champion was not evaluated on {name}" for name in challenger if name not in champion]
+    for name in challenger.keys() & champion.keys():
+        ours, theirs = ([_identity(each) for each in records[name]] for records in (challenger, champion))
+        if ours != theirs:
+            wrong.append(f"{name} is not the same: {len(ours)} and {len(theirs)} objects, or others")
+    return Reason("same objects", not wrong, "; ".join(wrong) or ", ".join(challenger))
+
+
+def _identity(record: ObjectRecord) -> tuple[str, int, int, float]:
+    return record.name, record.height, record.width, record.area_share
+
+
+def _gain(
+    challenger: Sequence[ObjectRecord], champion: Sequence[ObjectRecord], max_clicks: int, rules: Rules
+) -> Reason:
+    clicks = _compared(challenger, champion, max_clicks)
+    time = paired_comparison(_ms(challenger), _ms(champion))
+    wanted = -rules.faster_by * sum(_ms(champion)) / len(champion)
+    is_better, is_no_worse, is_faster = clicks.high < 0, clicks.high <= rules.no_worse_by, time.high < wanted
+    said = f"NoC@90 {_difference(clicks, 'clicks', 2)}"
+    if is_better:
+        return Reason(_GAIN, True, f"{said}: better")
+    speed = f"{_difference(time, 'ms a click', 1)}, where {wanted:+.1f} count as faster"
+    quality = "no worse" if is_no_worse else f"perhaps worse (more than {rules.no_worse_by:+.2f})"
+    return Reason(_GAIN, is_no_worse and is_faster, f"{said}: not better, {quality}; {speed}")
+
+
+def _loss(
+    name: str,
+    challenger: Sequence[ObjectRecord],
+    champion: Sequence[ObjectRecord],
+    max_clicks: int,
+    most: float,
+) -> Reason:
+    found = _compared(challenger, champion, max_clicks)
+    finding = f"NoC@90 {_difference(found, 'clicks', 2)}, at most {most:+.2f}"
+    return Reason(f"no loss on {name}", found.mean_difference <= most, finding)
+
+
+def _latency(challenger: Sequence[ObjectRecord], budget: float) -> Reason:
+    found = ms_per_click(challenger)
+    return Reason("latency", found <= budget, f"{found:.1f} ms a click, budget {budget:.1f}")
+
+
+def _compared(
+    challenger: Sequence[ObjectRecord], champion: Sequence[ObjectRecord], max_clicks: int
+) -> Comparison:
+    ours, theirs = (nocs(records, _TARGET, max_clicks) for records in (challenger, champion))
+    return paired_comparison(ours, theirs)
+
+
+def _ms(records: Sequence[ObjectRecord]) -> list[float]:
+    """Each object's mean time for a click."""
+    return [1000 * sum(each.seconds_model) / len(each.seconds_model) for each in records]
+
+
+def _difference(found: Comparison, unit: str, digits: int) -> str:
+    mean, interval = found.told(digits)
+    return f"{mean} {unit} {interval}"
+
+
+def _all(records: Records) -> list[ObjectRecord]:
+    return [record for name in sorted(records) for record in records[name]]

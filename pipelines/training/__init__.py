@@ -1,0 +1,1 @@
+"""Training on a cluster: the workers, their progress, and what MLflow is told."""

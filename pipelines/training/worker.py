@@ -1,0 +1,71 @@
+"""What each Ray worker of a training does."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from upath import UPath
+
+from mst.data.sampling.sampler import Shard
+from mst.overrides import from_dict
+from mst.training import EpochReport, fit, gather, validation_share
+from mst.training.checkpoints import newest, remove_unfinished, save
+from mst.training.resume import read_data, start
+from pipelines.training.reporting import Leader
+from pipelines.training.tracking import TrackedRun
+
+
+def train_worker(options: dict[str, Any]) -> None:
+    """Train this worker's share; Ray Train calls it on every worker, and again after a failure.
+
+    Args:
+        options: as `train_share` takes them.
+    """
+    context = ray.train.get_context()
+    shard = Shard(context.get_world_rank(), context.get_world_size())
+    train_share(options, shard, ray.train.torch.get_device(), ray.train.report)
+
+
+def train_share(
+    options: dict[str, Any], shard: Shard, device: torch.device, tell: Callable[[dict[str, float]], None]
+) -> None:
+    """Train one worker's share, from the run's newest checkpoint on.
+
+    Args:
+        options: `config` as plain data, `run` (its folder), `tracked` (a `TrackedRun`), `threads` for each
+            worker, and the `board` that shows progress, or None.
+        shard: which share it is.
+        device: to train on.
+        tell: given each validation's figures.
+    """
+    torch.set_num_threads(options["threads"])
+    config, run = from_dict(options["config"]), options["run"]
+    tracked = TrackedRun(*options["tracked"])
+    state, origin = start(config, _checkpoint_to_go_on_from(run, shard), device)
+    state.run_id = tracked.run_id
+    training_set, validation = read_data(config)
+    for _ in validation_share(validation, config, shard):
+        pass  # a broken sample is to be found now, not when the first epoch is trained
+    leader = Leader(tracked, options["board"], config, training_set, shard) if shard.rank == 0 else None
+    if leader:
+        leader.begin(f"{len(validation)} validation objects; weights: {origin}")
+    for report in fit(config, state, training_set, validation, shard):
+        if leader:
+            leader.take(report, state)
+            if report.is_checkpoint:
+                save(run, state, config, report.metrics if isinstance(report, EpochReport) else {})
+        if isinstance(report, EpochReport):
+            tell(report.metrics)
+
+
+def _checkpoint_to_go_on_from(run: UPath, shard: Shard) -> UPath | None:
+    """Let the first worker tidy up and choose, so that all take the same."""
+    chosen = None
+    if shard.rank == 0:
+        remove_unfinished(run)
+        found = newest(run)
+        chosen = str(found.path) if found else None
+    (first, *_) = gather(chosen, shard)
+    return UPath(first) if first else None

@@ -1,0 +1,1 @@
+"""The HTTP border: routes, limits and keys."""

@@ -1,0 +1,1 @@
+"""What is known of images and objects between two requests: a cache, never the truth."""

@@ -1,0 +1,277 @@
+"""From an image and a list of clicks to a prediction, by way of the segmenter.
+
+Nothing here is needed to answer a request but the request itself: an image that is no longer in memory is
+read again, and a prediction that is not known any more is replayed click by click, with the same result.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from mst.clicks import Click, Mask
+from mst.data.pixels.images import RGB, UPLOADED, decode_image
+from mst.errors import CheckpointError
+from mst.predictor import Crop, Prediction, forwards_of_click, next_crop, paste, start_from, to_probabilities
+from mst.zoom import Box
+from serve.errors import OverloadedError
+from serve.inference.model import Answer, Description, Selected
+from serve.inference.versions import Version
+from serve.metrics import Metrics
+from serve.settings import ServeSettings
+from serve.state.cache import ByteLRU
+from serve.state.load import Load
+from serve.state.store import ImageStore
+
+Forward = Callable[[str, Crop], Awaitable[Answer]]
+"""Asks a version, by its address, for what it says of a crop."""
+
+_PASSING = (RayActorError, NodeDiedError, ObjectLostError, CheckpointError)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries of a call whose replica died
+_DECODERS = 4  # images that are decoded at once: it is memory that they compete for
+
+
+class Start(NamedTuple):
+    """What is known of an object before the first click of its annotator."""
+
+    key: str
+    """Names it in the cache."""
+    clicks: tuple[Click, ...]
+    """That come before the annotator's, and are given to the model all at once."""
+    prediction: Prediction | None
+
+
+NOTHING = Start("", (), None)
+
+
+def start_of(prior: Mask | None, box: Box | None, height: int, width: int) -> Start:
+    """Begin with a mask to be corrected, or a box around the object, or both.
+
+    A box is a positive click on its centre and negative ones diagonally beyond its corners, where these lie
+    in the image: no pixel there belongs to the object.
+    """
+    clicks: list[Click] = []
+    if box is not None:
+        clicks = [Click((box.top + box.bottom - 1) // 2, (box.left + box.right - 1) // 2, True)]
+        corners = [(row, col) for row in (box.top - 1, box.bottom) for col in (box.left - 1, box.right)]
+        clicks += [Click(*each, False) for each in corners if 0 <= each[0] < height and 0 <= each[1] < width]
+    if prior is None:
+        return Start(f"{box}" if box else "", tuple(clicks), None)
+    digest = hashlib.sha256(np.packbits(prior).tobytes()).hexdigest()
+    return Start(f"{digest} {box}", tuple(clicks), start_from(prior))
+
+
+class Known(NamedTuple):
+    """A prediction, and what the model chose for its last click."""
+
+    prediction: Prediction
+    selected: tuple[Selected, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        tokens = sum(each.indices.nbytes + each.scores.nbytes for each in self.selected)
+        return self.prediction.probabilities.nbytes + tokens
+
+
+class Seconds(NamedTuple):
+    """What the model took for a prediction; nothing where it was known already."""
+
+    model: float
+    """Waiting for the model, and its forwards."""
+    forward: float
+    """The forwards alone."""
+
+
+@dataclass
+class Progress:
+    """How far a request has come, for whoever has to give it up."""
+
+    clicks: int = 0
+    """Of the annotator's, that are predicted and kept."""
+    of: int = 0
+    """So many that there are."""
+
+
+class Sessions:
+    """Images and predictions of one HTTP replica.
+
+    Args:
+        settings: of the server.
+        store: of all replicas.
+        forward: calls the model.
+        metrics: what is counted and timed.
+    """
+
+    def __init__(
+        self, settings: ServeSettings, store: ImageStore, forward: Forward, metrics: Metrics
+    ) -> None:
+        self._settings, self._store, self._forward, self._metrics = settings, store, forward, metrics
+        self._images: ByteLRU[str, RGB] = ByteLRU(settings.cache_bytes)
+        self._whole: ByteLRU[tuple[str, int], Crop] = ByteLRU(settings.cache_bytes // 8)
+        self._known: ByteLRU[tuple[str, str, str, tuple[Click, ...]], Known] = ByteLRU(settings.cache_bytes)
+        self._load = Load(settings.queue_seconds, settings.max_batch)
+        metrics.watch_queue(lambda: self._load.calls)
+        self._decoders = asyncio.Semaphore(_DECODERS)
+
+    async def add_image(self, data: bytes) -> tuple[str, RGB]:
+        """Decode and store an image.
+
+        Returns:
+            Its id and pixels.
+
+        Raises:
+            ImageTooLargeError: more pixels than the settings allow.
+            ImageError: the bytes are no image, or a broken one.
+        """
+        image_id = hashlib.sha256(data).hexdigest()
+        image = self._images.get(image_id)
+        if image is None:
+            image = await self._decode(data)
+        await asyncio.to_thread(self._store.put, data)
+        self._images.put(image_id, image, image.nbytes)
+        return image_id, image
+
+    async def image(self, image_id: str) -> RGB | None:
+        """Return an image's pixels; None where it was never stored."""
+        image = self._images.get(image_id)
+        self._metrics.cache("image", image is not None)
+        if image is None:
+            data = await asyncio.to_thread(self._store.get, image_id)
+            if data is None:
+                return None
+            image = await self._decode(data)
+            self._images.put(image_id, image, image.nbytes)
+        return image
+
+    async def predict(
+        self,
+        image_id: str,
+        image: RGB,
+        clicks: Sequence[Click],
+        version: Version,
+        start: Start = NOTHING,
+        progress: Progress | None = None,
+    ) -> tuple[Known, Seconds]:
+        """Predict the object that the clicks mean, from the longest prefix of them that is known.
+
+        Args:
+            image_id: of the image.
+            image: (H, W, 3).
+            clicks: the annotator's, in the image's pixels.
+            version: of the model.
+            start: what came before them.
+            progress: told of each click that is done.
+
+        Returns:
+            The prediction, and what the model took.
+        """
+        taken = [Seconds(0, 0)]
+        key = image_id, version.address, start.key
+        given = (*start.clicks, *clicks)
+        known, done = self._longest_known(key, given)
+        self._metrics.cache("prediction", done == len(given))
+        previous = known.prediction if known else start.prediction
+        progress = progress or Progress()
+        progress.clicks = max(0, done - len(start.clicks))
+        for number in range(max(done + 1, len(start.clicks), 1), len(given) + 1):
+            for _ in range(forwards_of_click(previous, version.description.eval)):
+                known, seconds = await self._predict_once(image_id, image, given[:number], previous, version)
+                previous = known.prediction
+                taken.append(seconds)
+            assert known is not None  # there is at least one forward
+            self._known.put((*key, given[:number]), known, known.bytes)
+            progress.clicks = number - len(start.clicks)
+        assert known is not None  # there is at least one click
+        return known, Seconds(*map(sum, zip(*taken, strict=True)))
+
+    def sweep(self) -> int:
+        """Delete what the store keeps no longer; return how many images went."""
+        return self._store.sweep()
+
+    async def _predict_once(
+        self,
+        image_id: str,
+        image: RGB,
+        clicks: tuple[Click, ...],
+        previous: Prediction | None,
+        version: Version,
+    ) -> tuple[Known, Seconds]:
+        """Run one forward for the last of the clicks."""
+        with self._stage("prepare"):
+            crop = await asyncio.to_thread(
+                self._next_crop, image_id, image, clicks, previous, version.description
+            )
+        began = time.perf_counter()
+        with self._stage("model"), self._load.waiting():
+            answer = await self._call(version.address, crop)
+        waited = time.perf_counter() - began
+        self._metrics.forward(answer.batch, answer.seconds)
+        with self._stage("paste"):
+            prediction = await asyncio.to_thread(paste_answer, crop, answer, clicks, image.shape[:2])
+        return Known(prediction, answer.selected), Seconds(waited, answer.seconds)
+
+    def _next_crop(
+        self,
+        image_id: str,
+        image: RGB,
+        clicks: tuple[Click, ...],
+        previous: Prediction | None,
+        description: Description,
+    ) -> Crop:
+        """Prepare a forward; the whole image at the network's size is kept for the next object of it."""
+        key = image_id, description.image_size
+        last = self._whole.get(key)
+        crop = next_crop(image, clicks, previous, description.image_size, description.eval, last)
+        if crop.box is None and last is None:
+            self._whole.put(key, Crop(crop.image, None, (), None), crop.image.nbytes)
+        return crop
+
+    def _longest_known(
+        self, key: tuple[str, str, str], clicks: tuple[Click, ...]
+    ) -> tuple[Known | None, int]:
+        for number in range(len(clicks), 0, -1):
+            known = self._known.get((*key, clicks[:number]))
+            if known is not None:
+                return known, number
+        return None, 0
+
+    async def _call(self, address: str, crop: Crop) -> Answer:
+        """Ask the model; a call has no effect but its answer, so it is made again where that may help.
+
+        A version that a replica cannot load was ready in another one: it has failed to fetch it, say.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._forward(address, crop)
+            except _PASSING:
+                self._metrics.retry()
+                await asyncio.sleep(pause)  # the request's deadline ends this
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except (BackPressureError, DeploymentUnavailableError) as error:
+                raise OverloadedError("the model has more to do than it can") from error
+
+    async def _decode(self, data: bytes) -> RGB:
+        async with self._decoders:
+            with self._stage("decode"):
+                return await asyncio.to_thread(
+                    decode_image, data, max_pixels=self._settings.max_pixels, formats=UPLOADED
+                )
+
+    def _stage(self, name: str) -> AbstractContextManager[None]:
+        return self._metrics.stage(name)
+
+
+def paste_answer(crop: Crop, answer: Answer, clicks: tuple[Click, ...], shape: tuple[int, int]) -> Prediction:
+    """Return what a model's answer to a crop says of the image, which has `shape` H and W."""
+    logits = torch.tensor(answer.logits)[None, None]  # a copy: what comes from Ray cannot be written to
+    return paste(crop, to_probabilities(logits, crop.side)[0], clicks, shape)

@@ -1,0 +1,135 @@
+"""What requests and replies hold; coordinates are (x, y) in pixels, from the image's top left."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve.wire.models import ModelInfo, Rejected
+
+MAX_CLICKS = 200
+MAX_OBJECTS = 32
+
+MaskFormat = Literal["rle", "png", "polygons"]
+Coordinate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Corner = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class RLE(_Schema):
+    """COCO's compressed run-length encoding."""
+
+    size: tuple[int, int]
+    """Height and width."""
+    counts: str
+
+
+class Polygon(_Schema):
+    """One part of a mask."""
+
+    outer: list[tuple[float, float]]
+    holes: list[list[tuple[float, float]]]
+
+
+class ClickIn(_Schema):
+    """A click on pixel (floor(x), floor(y))."""
+
+    x: Coordinate
+    y: Coordinate
+    is_positive: bool = True
+
+
+class MaskRequest(_Schema):
+    """One object: the whole list of clicks on it, in the order in which they were made."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    clicks: Annotated[list[ClickIn], Field(max_length=MAX_CLICKS)] = []
+    """At least one; with neither box nor prior mask at least one positive one."""
+    box: tuple[Corner, Corner, Corner, Corner] | None = None
+    """Left, top, right and bottom, half-open: a box around the object, before the clicks."""
+    prior: RLE | str | None = None
+    """A mask that the clicks correct, as RLE or as a PNG in base64, which docs/data.md says how to read."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Probability above which a pixel belongs to the mask; the model's own where it is not given."""
+    format: MaskFormat = "rle"
+    tolerance: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Pixels by which polygons may leave the true outline; 0 keeps every corner."""
+    min_area: Annotated[float, Field(ge=0, le=1e9)] = 8.0
+    """Parts and holes of fewer pixels are no polygons."""
+    probabilities: bool = False
+    """Whether the reply has the probabilities, as a PNG."""
+    tokens: bool = False
+    """Whether the reply has the tokens that guided the last click."""
+
+
+class SegmentRequest(MaskRequest):
+    """An image and the clicks on it in one call."""
+
+    image: Annotated[str, Field(description="the image file, base64")]
+
+
+class ObjectsRequest(_Schema):
+    """Several objects of one image."""
+
+    objects: Annotated[list[MaskRequest], Field(min_length=1, max_length=MAX_OBJECTS)]
+
+
+class ImageInfo(_Schema):
+    """An image that was stored."""
+
+    image_id: str
+    width: int
+    height: int
+
+
+class Timing(_Schema):
+    """Where the time went, in milliseconds."""
+
+    model: float
+    """Waiting for the model, and the model's forward: 0 where the prediction was known already."""
+    forward: float
+    """The forward alone."""
+    total: float
+    """From the request's arrival to the reply."""
+
+
+class TokensOut(_Schema):
+    """The tokens that one fusion module chose for the last click."""
+
+    patch_size: int
+    """Side of a token in pixels of the network's input."""
+    boxes: list[tuple[int, int, int, int]]
+    """Left, top, right and bottom of each token in the image, half-open; the most similar first."""
+    scores: list[float]
+    """Similarity to the clicked tokens, one for each box."""
+
+
+class MaskReply(_Schema):
+    """A mask."""
+
+    mask: RLE | str | list[Polygon]
+    """In the format that was asked for: RLE, base64 of a PNG, or polygons."""
+    box: tuple[int, int, int, int] | None
+    """Left, top, right and bottom, half-open; null for an empty mask."""
+    score: float
+    """The IoU that the mask would have, were the model's probabilities right: 0 .. 1."""
+    model: ModelInfo
+    timing_ms: Timing
+    probabilities: str | None = None
+    """A grey PNG in base64, 255 times each pixel's probability."""
+    tokens: list[TokensOut] | None = None
+
+
+class ObjectsReply(_Schema):
+    """A mask for each object, in the order of the request."""
+
+    masks: list[MaskReply]
+
+
+class Ready(ModelInfo):
+    """Which model is served, and which one is not though its alias names it."""
+
+    rejected: Rejected | None = None

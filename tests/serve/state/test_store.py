@@ -1,0 +1,80 @@
+"""The stores that keep images."""
+
+import hashlib
+import os
+import time
+
+import pytest
+from upath import UPath
+
+from serve.errors import OverloadedError
+from serve.state.store import BucketStore, FolderStore, open_store
+
+
+def test_both_stores_keep_images_and_sweep_what_is_old_or_too_much(tmp_path, s3):
+    bucket = s3.upload(tmp_path / "nothing")
+    for place in (str(tmp_path / "images"), f"{bucket}/images"):
+        store = open_store(place, 3.0, 2500)
+        assert store.sweep() == 0
+        first, second = (store.put(bytes([number]) * 1000) for number in range(2))
+        store.sweep()
+        assert [store.get(each) for each in (first, second)] == [bytes([0]) * 1000, bytes([1]) * 1000]
+        assert store.get("../" + first) is None
+        assert store.get("0" * 64) is None
+        time.sleep(1.1)  # S3 tells seconds
+        assert store.put(bytes([0]) * 1000) == first
+        third = store.put(bytes([2]) * 1000)
+        store.sweep()
+        assert store.get(second) is None  # the oldest, since the first was uploaded again
+        assert store.get(first) is not None
+        time.sleep(3.1)
+        assert store.sweep() == 2
+        assert store.get(third) is None
+        assert store.sweep() == 0
+
+
+def test_a_folder_is_swept_while_it_fills_and_of_what_a_killed_writer_left(tmp_path):
+    store = FolderStore(tmp_path, 1000, 10_000)
+    for number in range(100):
+        store.put(number.to_bytes(1000, "big"))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 10_000 * 17 / 16
+    (tmp_path / ".mst-left").write_bytes(b"half")
+    os.utime(tmp_path / ".mst-left", (0, 0))
+    store.sweep()
+    assert not (tmp_path / ".mst-left").exists()
+
+
+def test_a_folder_keeps_what_is_not_the_stores(tmp_path):
+    photo, folder = tmp_path / "holiday.jpg", tmp_path / "lost+found"
+    photo.write_bytes(b"mine")
+    folder.mkdir()
+    for path in (photo, folder):
+        os.utime(path, (0, 0))
+    assert FolderStore(tmp_path, 10, 1).sweep() == 0
+    assert (photo.exists(), folder.exists()) == (True, True)
+
+
+def test_a_folder_that_was_cleared_away_or_cannot_be_read_can_be_asked_again(tmp_path):
+    store = FolderStore(tmp_path / "images", 10, 10_000)
+    (tmp_path / "images").rmdir()
+    assert store.sweep() == 0
+    assert store.get(store.put(b"image")) == b"image"
+    (tmp_path / "images" / hashlib.sha256(b"other").hexdigest()).mkdir()
+    with pytest.raises(OverloadedError, match="the image store does not answer"):
+        store.get(hashlib.sha256(b"other").hexdigest())
+
+
+def test_a_bucket_that_is_away_is_a_reason_to_try_again(door):
+    store = BucketStore(str(UPath("s3://nowhere/images")), 10, 10)
+    with pytest.raises(OverloadedError, match="the image store does not answer"):
+        store.put(b"image")
+
+
+def test_the_store_knows_no_file_but_its_images(tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    store = FolderStore(tmp_path / "images", 10, 1000)
+    image_id = store.put(b"bytes")
+    assert store.get(image_id) == b"bytes"
+    assert [path.name for path in (tmp_path / "images").iterdir()] == [image_id]
+    for wrong in ("../secret", "secret", "", image_id.upper(), image_id + "\n"):
+        assert store.get(wrong) is None

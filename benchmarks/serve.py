@@ -265,7 +265,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="folder; random weights if not given")
     parser.add_argument("--seconds", type=float, default=60.0, help="for which each load is measured")
     parser.add_argument("--cpus", type=int, default=2, help="cores of the model")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="of the model")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="precision of the forward pass"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, image_folder() as images:
         checkpoint = arguments.checkpoint or random_checkpoint(Path(folder))

@@ -184,7 +184,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=180.0, help="that each series of kills lasts")
+    parser.add_argument(
+        "--seconds", type=float, default=180.0, help="seconds that each series of kills lasts"
+    )
     arguments = parser.parse_args()
     report("serve_faults", rows(arguments.seconds))
 

@@ -29,14 +29,16 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     """Add the options that `resources_of` reads to a parser."""
     parser.add_argument("--num-workers", type=count, default=1, help="Ray workers that share each batch")
     parser.add_argument(
-        "--min-workers", type=count, default=None, help="go on with so many where nodes are lost"
+        "--min-workers", type=count, default=None, help="fewest workers to go on with when nodes are lost"
     )
     parser.add_argument("--cpus-per-worker", type=count, default=1, help="cores for each worker")
     parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
     parser.add_argument(
         "--gpus-per-worker", type=float, default=1, help="with --use-gpu, e.g. 0.5 for two trials on a GPU"
     )
-    parser.add_argument("--max-failures", type=int, default=3, help="of workers, before a run is given up")
+    parser.add_argument(
+        "--max-failures", type=int, default=3, help="failures of workers until a run is given up"
+    )
 
 
 def resources_of(arguments: argparse.Namespace) -> Resources:

@@ -112,9 +112,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=None, metavar="FOLDER", help="keep records and parts here, and a report"
     )
-    parser.add_argument("--max-objects", type=count, default=None, help="of a data set, evenly spread")
     parser.add_argument(
-        "--max-clicks", type=count, default=None, help="for each object (default: the model's)"
+        "--max-objects", type=count, default=None, help="most objects of a data set, evenly spread"
+    )
+    parser.add_argument(
+        "--max-clicks", type=count, default=None, help="most clicks on an object (default: the model's)"
     )
     parser.add_argument("--from-nothing", action="store_true", help="pass over initial masks")
     parser.add_argument("--no-zoom", action="store_true", help="always look at the whole image")
@@ -133,7 +135,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="sides of the input in the closer look at a first click (default: the model's)",
     )
     parser.add_argument(
-        "--precision", choices=get_args(Precision), default="fp32", help="of a model's forwards"
+        "--precision", choices=get_args(Precision), default="fp32", help="precision of the forward pass"
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
     parser.add_argument(
@@ -141,7 +143,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=natural,
         default=None,
         metavar="N",
-        help="cf-N: N more forwards a click (default: the model's)",
+        help="cf-N: N more forward passes for a click (default: the model's)",
     )
     parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
     parser.add_argument("--cpus-per-worker", type=count, default=None, help="default: all cores, divided")

@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="read everything, name what is wrong")
     parser.add_argument("--fix", type=Path, help="with --check: write an index of what is sound here")
     parser.add_argument("--picture", type=Path, help="draw samples and sizes into this folder")
-    parser.add_argument("--samples", type=count, default=12, help="of the picture")
+    parser.add_argument("--samples", type=count, default=12, help="samples in the picture")
     parser.add_argument(
         "--model",
         type=Path,

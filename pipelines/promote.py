@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="compare on these data sets, best ones that neither was chosen on (default: the champion's)",
     )
-    parser.add_argument("--max-objects", type=count, help="of each data set, evenly spread")
-    parser.add_argument("--max-clicks", type=count, help="for each object (default: the model's)")
+    parser.add_argument("--max-objects", type=count, help="most objects of each data set, evenly spread")
+    parser.add_argument("--max-clicks", type=count, help="most clicks on an object (default: the model's)")
     parser.add_argument("--dry-run", action="store_true", help="compare, and change nothing")
     parser.add_argument(
         "--force", metavar="REASON", help="promote whatever the rules say; the reason is kept"

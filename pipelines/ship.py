@@ -95,11 +95,14 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder of the model that ships")
     parser.add_argument("--data", nargs="+", required=True, metavar="SOURCE", help="to compare on")
-    parser.add_argument("--max-objects", type=count, help="of each data set, evenly spread")
-    parser.add_argument("--max-clicks", type=count, default=20, help="for each object")
+    parser.add_argument("--max-objects", type=count, help="most objects of each data set, evenly spread")
+    parser.add_argument("--max-clicks", type=count, default=20, help="most clicks on an object")
     parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
     parser.add_argument(
-        "--precision", choices=get_args(Precision), default="fp32", help="of the forwards of both"
+        "--precision",
+        choices=get_args(Precision),
+        default="fp32",
+        help="precision of the forward pass of both",
     )
     add_options(parser, "eval.")
     arguments = parse(parser, None)

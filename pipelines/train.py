@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Train one experiment over Ray workers.", allow_abbrev=False, usage="%(prog)s [options]"
     )
-    parser.add_argument("--name", help="of the run; the same name goes on with it (default: the recipe)")
+    parser.add_argument("--name", help="name of the run; the same name goes on with it (default: the recipe)")
     parser.add_argument("--storage", default="runs", help="folder of all runs, or s3://BUCKET/FOLDER")
     parser.add_argument(
         "--allow-config-change", action="store_true", help="go on with a run under other settings"

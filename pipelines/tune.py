@@ -167,7 +167,7 @@ def finish(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options to a parser."""
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--name", help="of a new sweep")
+    which.add_argument("--name", help="name of a new sweep")
     which.add_argument("--resume", metavar="NAME", help="go on with a sweep; what has ended stays")
     parser.add_argument("--storage", default="runs", help="folder of all runs, local or mounted")
     parser.add_argument("--space", help="module of tune_spaces/ (default smoke)")
@@ -184,9 +184,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(OBJECTIVES)}; the first chooses checkpoints (default: train.choose_by)",
     )
     limits = parser.add_argument_group("limits", "end the sweep; it can be resumed")
-    limits.add_argument("--max-hours", type=float, help="of this command")
-    limits.add_argument("--max-samples", type=count, help="that all trials train on")
-    limits.add_argument("--max-gpu-hours", type=float, help="of all trials")
+    limits.add_argument("--max-hours", type=float, help="hours until this command ends")
+    limits.add_argument(
+        "--max-samples", type=count, help="samples that all trials train on together"
+    )
+    limits.add_argument("--max-gpu-hours", type=float, help="GPU hours of all trials together")
     winner = parser.add_argument_group("winner", "what becomes of the best trial")
     winner.add_argument("--final-epochs", type=count, help="train it on to so many epochs in all")
     winner.add_argument("--test", nargs="+", metavar="SOURCE", help="evaluate it on held-out data")

@@ -24,63 +24,63 @@ class ServeSettings(BaseModel):
     model: str = "models:/mst@champion"
     """The registered model to serve, or a checkpoint folder."""
     tracking_uri: str = Field(default=f"sqlite:///{_PROJECT / 'mlruns' / 'mlflow.db'}")
-    """The MLflow registry; the variable MLFLOW_TRACKING_URI comes first."""
+    """Address of the MLflow registry. The variable MLFLOW_TRACKING_URI comes first."""
     aliases: str = "challenger"
-    """Further aliases of the model that a request may choose by X-Model-Alias, separated by commas."""
+    """Other aliases of the model, separated by commas. A request chooses one by the header X-Model-Alias."""
     poll_seconds: float = Field(default=5.0, gt=0)
-    """Seconds between two looks at what the aliases name."""
+    """Seconds between two checks of which versions the aliases name."""
     max_models: int = Field(default=3, ge=2)
-    """Most versions that a model replica holds: the served one, the one before it, those of other aliases."""
+    """Most versions in a model replica: the served one, the previous one, and those of other aliases."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the forwards; auto is bf16 where the device has it and it is exact enough on a trial."""
+    """Precision of the forward pass: fp32, bf16, or auto (bf16 if the device has it and a trial is exact)."""
     compile: bool = False
-    """Whether the model is compiled (torch.compile) before it is ready: minutes once, faster forwards."""
+    """Compile the model (torch.compile): it is ready minutes later, and each forward pass is faster."""
     root_path: Annotated[str, Field(pattern=r"^(/[\w.~-]+)*$")] = ""
-    """Prefix, as /mst, that a reverse proxy leaves in paths; one that takes it away needs nothing here."""
+    """Prefix, such as /mst, that a reverse proxy leaves in paths. Empty if the proxy removes it."""
     image_store: str = str(_PROJECT / "out" / "serve" / "images")
-    """Folder, or s3://bucket/prefix, in which images are kept under their sha256."""
+    """Folder, or s3://bucket/prefix, for images. Each is stored under its sha256."""
     image_seconds: float = Field(default=7 * 24 * 3600.0, gt=0)
-    """Seconds that an image is kept from its last upload."""
+    """Seconds that an image is kept after its last upload."""
     image_bytes: int = Field(default=20 * 2**30, ge=1)
-    """Most bytes of all stored images; the oldest go first."""
+    """Most bytes of all stored images. The oldest are removed first."""
     max_pixels: int = Field(default=40_000_000, ge=1)
-    """Most pixels of an image; larger ones are refused before they are decoded."""
+    """Most pixels of an image. Larger images are refused before they are decoded."""
     max_bytes: int = Field(default=32 * 2**20, ge=1)
     """Most bytes of a request's body."""
     cache_bytes: int = Field(default=512 * 2**20, ge=1)
-    """Most memory for decoded images, and as much again for predictions, of each HTTP replica."""
+    """Bytes of memory that each HTTP replica uses for decoded images, and as many again for predictions."""
     label_studio_url: str = ""
-    """Label Studio's address as this server reaches it, the only one that tasks' images are fetched from."""
+    """Address of Label Studio, as this server reaches it. Images of tasks are fetched from there alone."""
     label_studio_token: str = ""
-    """Token of its user who may see them; the variable MST_LABEL_STUDIO_TOKEN comes first."""
+    """Token of a Label Studio user who may see these images. MST_LABEL_STUDIO_TOKEN comes first."""
     max_requests: int = Field(default=64, ge=1)
-    """Most requests that one HTTP replica has in hand; more are answered 503 at once."""
+    """Most requests at a time in one HTTP replica. Further ones are answered 503 at once."""
     queue_seconds: float = Field(default=8.0, gt=0)
-    """Seconds of work that may wait for the model; further clicks are answered 503 at once."""
+    """Most seconds of work that wait for the model. Further clicks are answered 503 at once."""
     deadline_seconds: float = Field(default=30.0, gt=0)
-    """Seconds after which a request is answered 503, and one whose body has not come 408."""
+    """Seconds until a request is answered 503, or 408 if its body has not arrived."""
     api_keys: str = ""
-    """File with a key in each line; the keys of the variable MST_API_KEYS count too."""
+    """File with an API key in each line. The keys in the variable MST_API_KEYS are valid too."""
     key_rate: float = Field(default=50.0, gt=0)
-    """Most requests a second for each key and HTTP replica, on the average; more are answered 429."""
+    """Mean requests a second that each key may send to an HTTP replica. More are answered 429."""
     allow_anonymous: bool = False
-    """Whether others than this machine are answered where there are no keys."""
+    """Answer other machines although there are no API keys."""
     http_replicas: int = Field(default=1, ge=1)
-    """Replicas that speak HTTP."""
+    """Number of replicas that answer HTTP."""
     min_replicas: int = Field(default=1, ge=0)
-    """Model replicas that are always there; with 0 the first click waits for one to start."""
+    """Fewest model replicas. With 0, the first click waits until one has started."""
     max_replicas: int = Field(default=1, ge=1)
-    """Model replicas under load."""
+    """Most model replicas, under load."""
     upscale_delay_seconds: float = Field(default=5.0, ge=0)
-    """Seconds of load before there are more model replicas."""
+    """Seconds of load until model replicas are added."""
     downscale_delay_seconds: float = Field(default=300.0, ge=0)
-    """Seconds of less load before there are fewer."""
+    """Seconds of low load until model replicas are removed."""
     cpus_per_replica: float = Field(default=1.0, ge=0)
-    """Cores for each model replica."""
+    """CPU cores for each model replica."""
     gpus_per_replica: float = Field(default=0.0, ge=0)
-    """GPUs for each model replica, or the share of one."""
+    """GPUs for each model replica. A fraction is a share of one GPU."""
     max_batch: int = Field(default=8, ge=1)
-    """Most clicks, of any users, in one forward."""
+    """Most clicks in one forward pass, from any users."""
 
     def other_aliases(self) -> tuple[str, ...]:
         """Return the aliases that a request may choose."""

@@ -143,9 +143,11 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--seeds", type=count, default=3)
-    parser.add_argument("--samples", type=count, default=2400, help="that a run sees, a multiple of 24")
+    parser.add_argument(
+        "--samples", type=count, default=2400, help="samples that a run sees, a multiple of 24"
+    )
     parser.add_argument("--objects", type=count, default=100, help="held out, evenly spread")
-    parser.add_argument("--max-clicks", type=count, default=20, help="for each object")
+    parser.add_argument("--max-clicks", type=count, default=20, help="most clicks on an object")
     parser.add_argument("--runs", type=Path, default=PROJECT / "runs" / "ablation")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS)[1:], default=list(ARMS)[1:])
     parser.add_argument("--init", type=Path, help="folder of a trained checkpoint that the arms start from")

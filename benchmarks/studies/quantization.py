@@ -92,7 +92,7 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=Path, default=PROJECT / "checkpoints" / "mst_small")
     parser.add_argument("--objects", type=count, default=60, help="held out, evenly spread")
-    parser.add_argument("--max-clicks", type=count, default=10, help="for each object")
+    parser.add_argument("--max-clicks", type=count, default=10, help="most clicks on an object")
     parser.add_argument("--threads", type=count, default=os.cpu_count())
     arguments = parse(parser, None)
     torch.set_num_threads(arguments.threads)

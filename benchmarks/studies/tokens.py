@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--checkpoint", type=Path, default=PROJECT / "checkpoints" / "mst_small")
     parser.add_argument("--objects", type=count, default=100, help="held out, evenly spread")
-    parser.add_argument("--max-clicks", type=count, default=20, help="for each object")
+    parser.add_argument("--max-clicks", type=count, default=20, help="most clicks on an object")
     arguments = parse(parser, None)
     model, config = load_model(arguments.checkpoint)
     if not model.fusions:

@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--negative", dest="clicks", action="append", type=_negative, metavar="X,Y")
     parser.add_argument("--out", type=Path, help="png, jpg, webp, ... (default IMAGE_mask.png)")
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the server (default %(default)s)")
+    parser.add_argument(
+        "--url", default="http://127.0.0.1:8000", help="address of the server (default %(default)s)"
+    )
     parser.add_argument("--api-key", default=os.environ.get("MST_API_KEY"), help="default: $MST_API_KEY")
     parser.add_argument(
         "--patience", type=_seconds, default=30.0, help="seconds to try again (default %(default)s)"

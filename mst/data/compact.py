@@ -154,10 +154,10 @@ def main() -> None:
     parser.add_argument("--hold-out", required=True, help="the source of which a part is for validation")
     parser.add_argument("--root", default=".", help="folder that paths start from")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--every", type=count, default=3, help="hold out every so many-th image")
+    parser.add_argument("--every", type=count, default=3, help="hold out one image of so many")
     parser.add_argument("--side", type=count, default=640, help="largest side of an image, in pixels")
-    parser.add_argument("--quality", type=count, help="of JPEG; without it files that fit are copied")
-    parser.add_argument("--processes", type=count, default=2, help="that write images")
+    parser.add_argument("--quality", type=count, help="JPEG quality; without it, files that fit are copied")
+    parser.add_argument("--processes", type=count, default=2, help="processes that write images")
     given = parse(parser, None)
     options = {name: getattr(given, name) for name in ("every", "side", "quality", "processes")}
     counts = compact(given.sources, given.hold_out, as_path(given.root), given.out, **options)

@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=600, help="training scenes")
     parser.add_argument("--val", type=int, default=60, help="validation scenes")
     parser.add_argument("--test", type=int, default=60, help="test scenes")
-    parser.add_argument("--seed", type=int, default=0, help="of all scenes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all scenes")
     arguments = parser.parse_args()
     counts = (arguments.train, arguments.val, arguments.test)
     write_data_set(arguments.out, counts, seed=arguments.seed)

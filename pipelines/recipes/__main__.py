@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="List the recipes, or print the settings of one as JSON.",
         allow_abbrev=False,
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of a recipe")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="name of a recipe")
     name = parse(parser, argv).name
     if name:
         print(build(name).model_dump_json(indent=2))

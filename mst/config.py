@@ -47,7 +47,7 @@ class ModelConfig(Settings):
     size: str = "base"
     """Width and depth of the ViT: tiny 192, small 384, base 768 (12 blocks), large 1024 (24 blocks)."""
     depth: Count | None = None
-    """Number of transformer blocks, where it is not the size's own."""
+    """Number of transformer blocks; null for the number that the size has."""
     image_size: Count = 448
     """Side in pixels of the square input that images are resized to."""
     patch_size: Count = 16
@@ -57,9 +57,9 @@ class ModelConfig(Settings):
     k_ratio: Annotated[float, Field(gt=0, le=1)] = 1 / 12
     """Share of each extra scale's tokens that top-k keeps (MST eq. 4)."""
     fusion_stages: Count = 3
-    """How many fusion modules stand among the blocks, evenly spaced, the last before the last block."""
+    """Number of fusion modules, evenly spaced among the blocks; the last is before the last block."""
     scale_choice: Literal["best", "all"] = "best"
-    """Whose selected tokens guide an image's base tokens: the most similar scale's (the paper), or all's."""
+    """Which scales guide an image's base tokens: the most similar one (the paper), or all of them."""
     update_heads: Count = 1
     """Heads of the attention by which the base tokens update the extra scales; its cost grows with them."""
     click_radius: Positive = 5
@@ -75,7 +75,7 @@ class ModelConfig(Settings):
     window: Natural = 0
     """Side in tokens of the windows that most blocks attend within (SimpleClick: 14); 0 for none."""
     global_every: Count = 6
-    """With windows, every so many-th block attends globally all the same."""
+    """With windows, every block whose number is a multiple of this attends globally."""
     dropout: Probability = 0.1
     """Dropout before the head's last layer, in training alone."""
 
@@ -155,9 +155,9 @@ class DataConfig(Settings):
     merge: Probability = 0.15
     """Probability that two objects make one sample (RITM)."""
     stuff: Probability = 0.3
-    """Probability that a sample knows its image's stuff (sky, grass) as objects."""
+    """Probability that a sample takes the image's stuff (sky, grass) as objects too."""
     parts: Probability = 1.0
-    """Probability that a sample knows objects that lie in larger ones; else these alone, the wholes."""
+    """Probability that a sample takes parts (objects inside larger ones) too; otherwise wholes alone."""
     background: Probability = 0.05
     """Probability of a sample without an object (RITM)."""
     max_faulty: Probability = 0.1
@@ -208,7 +208,7 @@ class OptimConfig(Settings):
     """AdamW and its learning rate over time."""
 
     lr: Positive = 5e-6
-    """Learning rate of neck and head, and what the factors below are of."""
+    """Learning rate of neck and head. The factors below multiply it."""
     backbone_lr_scale: Annotated[float, Field(ge=0)] = 1.0
     """Factor on the learning rate of the ViT (blocks, image and position embedding)."""
     click_lr_scale: Annotated[float, Field(ge=0)] = 1.0
@@ -269,19 +269,19 @@ class TrainConfig(Settings):
     validate_every: Count = 1
     """Epochs between two validations, each with a checkpoint; the last epoch always has one."""
     patience: Natural = 0
-    """Validations without a better one after which training stops; 0 for never."""
+    """Training stops after so many validations without a better one; 0 for never."""
     val_objects: Count = 200
     """Most objects of a validation, spread evenly over the validation set."""
     val_clicks: Count = 20
-    """Clicks that a validation gives each object at most."""
+    """Most clicks on an object of a validation."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of forward and backward (autocast); weights, optimizer and losses stay fp32. fp16 scales the loss."""
+    """Precision of forward and backward. Weights, optimizer and losses stay fp32. fp16 scales the loss."""
     recompute: bool = False
-    """Whether backward computes the blocks' activations again, rather than that memory keeps them."""
+    """Compute the blocks' activations again in the backward pass, to save memory."""
     compile: bool = False
-    """Whether torch.compile makes the network faster; the first steps take minutes."""
+    """Compile the network (torch.compile). The first steps then take minutes, the others less time."""
     max_bad_steps: Count = 20
-    """Steps in a row without a finite loss and gradient, after which training stops; they change nothing."""
+    """Training stops after so many steps in a row without a finite loss or gradient. They change nothing."""
     choose_by: Literal["noc90", "noc85", "iou"] = "noc90"
     """What makes a checkpoint the best: fewest clicks to an IoU, or the highest mean IoU over the clicks."""
     keep: Count = 3
@@ -329,7 +329,7 @@ class EvalConfig(Settings):
     """Sides in pixels of the network's input, beside its own, in the closer look at a first click: the
     smallest that is no smaller than the crop's longer side. Borders are for later clicks, on more pixels."""
     cascade: Natural = 0
-    """Forwards beyond the first for each click, with the same clicks and the new previous mask (cf-n)."""
+    """Number of further forward passes for each click, with the new previous mask (cf-n)."""
 
     def smaller_sides(self, size: int) -> tuple[int, ...]:
         """Return those of `zoom_sides` that are smaller than the network's own side `size`, ascending."""

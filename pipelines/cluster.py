@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster, or start one on this machine; what a training takes of it."""
+"""Connect to a Ray cluster, or start one on this machine; the resources of a training."""
 
 import logging
 import os

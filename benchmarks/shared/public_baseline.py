@@ -144,7 +144,7 @@ class PublicBaseline(nn.Module):
         dim: width, depth, heads, neck and head.
         image_size: side in pixels.
         window: side in tokens of the windows.
-        global_every: every so many-th block attends globally.
+        global_every: blocks whose number is a multiple of this attend globally.
     """
 
     def __init__(self, dim: Dimensions, image_size: int, window: int, global_every: int) -> None:

@@ -59,7 +59,7 @@ def compact(
         hold_out: the source of which a part is for validation.
         root: that all paths start from.
         out: the folder; must not exist.
-        every: of `hold_out`, every so many-th image in the order of names is held out.
+        every: one image in so many of `hold_out`, in the order of names, is held out.
         side: largest side of an image in pixels; larger ones are made smaller, with their masks.
         quality: of JPEG, 1 to 100; None copies files that are small enough as they are, and writes others
             at 95.

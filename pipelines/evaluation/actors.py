@@ -231,7 +231,7 @@ def evaluate_parts(
 
 
 def number_of_parts(objects: int, protocol: Protocol) -> int:
-    """Return into how many parts so many objects are divided."""
+    """Return the number of parts that the objects are divided into."""
     return -(-objects // protocol.part_size)
 
 

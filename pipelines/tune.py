@@ -185,9 +185,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     limits = parser.add_argument_group("limits", "end the sweep; it can be resumed")
     limits.add_argument("--max-hours", type=float, help="hours until this command ends")
-    limits.add_argument(
-        "--max-samples", type=count, help="samples that all trials train on together"
-    )
+    limits.add_argument("--max-samples", type=count, help="samples that all trials train on together")
     limits.add_argument("--max-gpu-hours", type=float, help="GPU hours of all trials together")
     winner = parser.add_argument_group("winner", "what becomes of the best trial")
     winner.add_argument("--final-epochs", type=count, help="train it on to so many epochs in all")

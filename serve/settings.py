@@ -1,4 +1,4 @@
-"""Settings of a server: `serve run serve.app:build key=value ...` or `python -m serve --key value ...`."""
+"""Settings of a server: `serve run serve.app:build key=value ...` or `python -m serve --port 8001 ...`."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self

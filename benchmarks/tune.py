@@ -27,7 +27,7 @@ from pipelines.cluster import connect
 from pipelines.sweeping.budget import Limits
 from pipelines.sweeping.plan import planned
 from pipelines.sweeping.sweep import sweep
-from pipelines.sweeping.table import View
+from pipelines.sweeping.table import SweepView
 from pipelines.training.tracking import TrackedRun, find_run, open_run
 
 _CORES, _TRIALS = 2, 6
@@ -54,7 +54,7 @@ def rows(folder: Path) -> Iterator[Row]:
     connect(num_cpus=_CORES)
     parent = open_run(uri, runs, config)
     start = time.monotonic()
-    trials, _ = sweep(plan, runs, parent, Limits(), View(plan, Console(file=io.StringIO()), _CORES))
+    trials, _ = sweep(plan, runs, parent, Limits(), SweepView(plan, Console(file=io.StringIO()), _CORES))
     taken = time.monotonic() - start
     ray.shutdown()
     found = [find_run(uri, runs / each.name) for each in trials]

@@ -28,9 +28,9 @@ from mst.overrides import from_dict
 from pipelines.cluster import connect
 from pipelines.evaluation.actors import Precision, Protocol
 from pipelines.evaluation.data_sets import DataSet, read_data_set
-from pipelines.evaluation.evaluate import actor_resources, evaluate
+from pipelines.evaluation.evaluate import actor_resources, evaluate_on_cluster
 from pipelines.evaluation.methods import PEER_NAMES, UNTRAINED, Subject, make_peers, read_model
-from pipelines.evaluation.naming import check_names
+from pipelines.evaluation.naming import check_distinct
 from pipelines.evaluation.tables import show_evaluations
 from pipelines.training.tracking import log_evaluation, tracking_uri
 
@@ -169,15 +169,15 @@ def main() -> None:
         ]
         if arguments.peers is not None:
             subjects += make_peers(arguments.peers or PEER_NAMES, subjects[0])
-        check_names([each.name for each in subjects], "model")
+        check_distinct([each.name for each in subjects], "model")
         data_sets = [read_data_set(text, arguments.max_objects) for text in arguments.data]
-        check_names([each.name for each in data_sets], "data")
+        check_distinct([each.name for each in data_sets], "data")
         connect()
         resources = actor_resources(arguments)
         out = arguments.out or Path(folder) / "evaluation"
         for data in data_sets:
             found = [
-                evaluate(
+                evaluate_on_cluster(
                     each,
                     data.from_nothing() if arguments.from_nothing or not each.model else data,
                     out / data.folder / each.folder,

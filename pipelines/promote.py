@@ -31,7 +31,7 @@ from pipelines.registry.versions import (
     STATE,
     WHY,
     Outcome,
-    connect,
+    registry_client,
     roll_back,
     versions,
 )
@@ -105,7 +105,7 @@ def main() -> None:
     uri = tracking_uri()
     if arguments.run is None:
         with plainly(uri):
-            _without_a_run(connect(uri), arguments)
+            _without_a_run(registry_client(uri), arguments)
         return
     if arguments.force is not None and not arguments.force.strip():
         raise ConfigError("--force needs a reason, which is kept with the version")

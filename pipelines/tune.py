@@ -38,7 +38,7 @@ from pipelines.sweeping.plan import OBJECTIVES, SCHEDULERS, SEARCHES, Plan, keep
 from pipelines.sweeping.record import TrialRecord, alone, pareto_set, rank
 from pipelines.sweeping.space import Space, check_space, grid
 from pipelines.sweeping.sweep import sweep
-from pipelines.sweeping.table import View, console, trials_table
+from pipelines.sweeping.table import SweepView, console, trials_table
 from pipelines.sweeping.winner import as_it_is, check_held_out, measure, offer, train_on
 from pipelines.training.driver import check_request
 from pipelines.training.progress import shown
@@ -204,7 +204,7 @@ def carry_out(arguments: argparse.Namespace, plan: Plan, folder: UPath, parent: 
     """
     limits = Limits(arguments.max_hours, arguments.max_samples, arguments.max_gpu_hours)
     screen = console()
-    view = View(plan, screen, plan.resources.fits(ray.cluster_resources()))
+    view = SweepView(plan, screen, plan.resources.fits(ray.cluster_resources()))
     with view.shown():
         trials, reached = sweep(plan, folder, parent, limits, view)
     ranked = rank(trials, plan.primary)

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipelines.registry.versions import Promotion, connect, register, snapshot
+from pipelines.registry.versions import Promotion, register, registry_client, snapshot
 
 
 def wait_for_all(folder: Path, name: str, clients: int) -> None:
@@ -21,7 +21,7 @@ def wait_for_all(folder: Path, name: str, clients: int) -> None:
 
 
 uri, source, folder, name, rounds, clients = sys.argv[1:]
-client = connect(uri)
+client = registry_client(uri)
 for number in range(int(rounds)):
     wait_for_all(Path(folder) / f"{number} before", name, int(clients))
     seen = snapshot(client)

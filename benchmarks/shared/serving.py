@@ -26,7 +26,7 @@ from mst.clicks import Click
 from mst.client import Client, Retry
 from mst.errors import ServerError
 from pipelines.cluster import free_port
-from pipelines.registry.versions import Promotion, connect, register, snapshot
+from pipelines.registry.versions import Promotion, register, registry_client, snapshot
 from serve.app import build
 from serve.memory import MALLOC
 from serve.settings import ServeSettings
@@ -166,7 +166,7 @@ def wait_for(holds: Callable[[], bool], seconds: float) -> float:
 
 def crown(uri: str, folder: Path) -> str:
     """Make a checkpoint the champion of a registry; return its version."""
-    client, digests = connect(uri), verify(folder)["sha256"]
+    client, digests = registry_client(uri), verify(folder)["sha256"]
     outcome = register(
         client,
         snapshot(client),

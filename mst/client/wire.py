@@ -10,7 +10,7 @@ import numpy as np
 
 from mst.clicks import Click, Mask, as_clicks, check_clicks
 from mst.data.pixels.arrays import AnyImage, as_image, as_mask, read_bytes
-from mst.data.pixels.encode import decode_mask, encode_mask
+from mst.data.pixels.encode import decode_rle, encode_rle
 from mst.data.pixels.images import encode_image, header_of
 from mst.errors import ClickError, ImageError, ServerError
 from mst.zoom import Box
@@ -83,7 +83,7 @@ def to_request(
         request["box"] = _corners(box)
     if prior is not None:
         prior = as_mask(prior, shape)
-        request["prior"] = {"size": prior.shape, "counts": encode_mask(prior).decode()}
+        request["prior"] = {"size": prior.shape, "counts": encode_rle(prior).decode()}
     return request
 
 
@@ -103,7 +103,7 @@ def to_segmentation(answer: dict[str, Any], shape: tuple[int, int] | None = None
         ServerError: it is no mask of this image.
     """
     try:
-        mask = decode_mask(answer["mask"]["counts"], *answer["mask"]["size"])
+        mask = decode_rle(answer["mask"]["counts"], *answer["mask"]["size"])
         score, model = answer["score"], f"{answer['model']['name']}/{answer['model']['version']}"
     except (KeyError, TypeError, ValueError) as error:
         raise ServerError(f"the server's answer is no mask ({error!r})") from None

@@ -13,7 +13,7 @@ import numpy as np
 
 from mst.clicks import Click, Mask, next_click
 from mst.data.annotations import Sample
-from mst.data.pixels.encode import encode_mask
+from mst.data.pixels.encode import encode_rle
 from mst.errors import NothingToClickError, PredictionError
 from mst.evaluation.metrics import iou, near_contour, never_reached, number_of_clicks
 from mst.predictor import Segment
@@ -47,7 +47,7 @@ class ObjectRecord:
     boundary_ious: tuple[float, ...]
     """After each click (`mst.evaluation.metrics.boundary_iou`)."""
     masks: tuple[bytes, ...]
-    """After each click (`mst.data.pixels.encode.decode_mask`)."""
+    """After each click (`mst.data.pixels.encode.decode_rle`)."""
     seconds_model: tuple[float, ...]
     """Until each click's mask is there; of a forward that several objects share, this one's part."""
     seconds_total: tuple[float, ...]
@@ -133,7 +133,7 @@ class ObjectUnderTest:
         self._ious.append(iou(mask, sample.mask, sample.void))
         around = self._seconds_choosing + time.perf_counter() - start
         self._boundary_ious.append(iou(near_contour(mask, sample.void), self._contour))
-        self._masks.append(encode_mask(mask))
+        self._masks.append(encode_rle(mask))
         self._seconds_model.append(seconds_model)
         self._seconds_total.append(seconds_model + around)
 

@@ -50,7 +50,7 @@ class Recorded(NamedTuple):
     """Provenance: model, data, settings."""
 
 
-def write_records(path: Path, records: Sequence[ObjectRecord], about: Mapping[str, str]) -> None:
+def write_table(path: Path, records: Sequence[ObjectRecord], about: Mapping[str, str]) -> None:
     """Write records to a file that appears whole or not at all.
 
     Args:
@@ -67,8 +67,8 @@ def write_records(path: Path, records: Sequence[ObjectRecord], about: Mapping[st
         pq.write_table(table, file, compression="zstd")
 
 
-def read_records(path: Path) -> Recorded:
-    """Read what `write_records` wrote.
+def read_table(path: Path) -> Recorded:
+    """Read what `write_table` wrote.
 
     Raises:
         DataError: there is no such file, it is damaged, or holds something else.

@@ -158,7 +158,7 @@ def opened(checkpoint: UPath) -> Iterator[Path]:
         yield copy
 
 
-def config_of(checkpoint: UPath) -> Config:
+def config_of_run(checkpoint: UPath) -> Config:
     """Read the settings of a checkpoint, without its other files.
 
     Raises:

@@ -11,7 +11,7 @@ from mst.data.sampling.training_set import TrainingSet
 from mst.data.sources import SampleSet, read_records, read_samples
 from mst.errors import ConfigError
 from mst.overrides import differences, override
-from mst.training.checkpoints import Saved, config_of, newest, opened
+from mst.training.checkpoints import Saved, config_of_run, newest, opened
 from mst.training.state import TrainingState, new_state
 
 _FIXED = ("model.", "train.batch_size", "train.samples_per_epoch")
@@ -42,7 +42,7 @@ def check_run(run: UPath, config: Config, *, allow_change: bool) -> tuple[Saved 
     found = newest(run)
     if found is None:
         return None, []
-    changed = differences(config_of(found.path), config)
+    changed = differences(config_of_run(found.path), config)
     cannot = any(is_fixed(each) for each in changed)
     if changed and (cannot or not allow_change):
         hint = "" if cannot else ", or go on with these by --allow-config-change"

@@ -24,7 +24,7 @@ from mst.data.sources import SampleSet
 from mst.errors import ConfigError, DataError, MSTError
 from mst.evaluation import TARGETS, ObjectRecord, Open, evaluate
 from mst.evaluation.batched import evaluate_batched
-from mst.evaluation.records import read_records, write_records
+from mst.evaluation.records import read_table, write_table
 from mst.model import MST
 from mst.predictor import Crop, forward
 from pipelines.cluster import Resources
@@ -151,7 +151,7 @@ class Parts:
     def add(self, number: int, part: Part) -> None:
         """Keep a part."""
         about = {**self._about, _SKIPPED: json.dumps(part.skipped), _CLOSE: str(part.close_pixels)}
-        write_records(self._file(number), part.records, about)
+        write_table(self._file(number), part.records, about)
         self._done[number] = part
 
     def whole(self) -> Part:
@@ -173,7 +173,7 @@ class Parts:
 
     def _read(self, number: int) -> Part | None:
         try:
-            records, about = read_records(self._file(number))
+            records, about = read_table(self._file(number))
         except DataError:  # not there, or cut off by a full disk: it is evaluated again
             return None
         for name, ours in self._about.items():

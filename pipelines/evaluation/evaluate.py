@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mst.data.files import written_whole
 from mst.errors import DataError
-from mst.evaluation.records import write_records
+from mst.evaluation.records import write_table
 from mst.evaluation.report import Evaluation
 from mst.evaluation.report.evaluation import DATA_SET, RECORDS, SKIPPED, SUBJECT
 from pipelines.cluster import Resources, check_resources
@@ -19,10 +19,10 @@ from pipelines.evaluation.actors import Part, Parts, Protocol, evaluate_parts, n
 from pipelines.evaluation.data_sets import DataSet
 from pipelines.evaluation.methods import Subject
 from pipelines.storage import PROJECT
-from pipelines.training.provenance import COMMIT, commit, machine, source_digest, versions
+from pipelines.training.provenance import COMMIT, commit, machine, package_versions, source_digest
 
 
-def evaluate(
+def evaluate_on_cluster(
     subject: Subject, data: DataSet, out: Path, protocol: Protocol, resources: Resources
 ) -> Evaluation:
     """Evaluate a method on Ray actors, going on from the parts in `out`; Ray must be connected.
@@ -70,10 +70,10 @@ def made_by(subject: Subject, data: DataSet, protocol: Protocol) -> dict[str, st
 
 
 def _keep(out: Path, whole: Part, about: Mapping[str, str]) -> Evaluation:
-    made = {**commit(PROJECT, os.environ.get(COMMIT, "")), **versions(PROJECT), **machine()}
+    made = {**commit(PROJECT, os.environ.get(COMMIT, "")), **package_versions(PROJECT), **machine()}
     found = {SKIPPED: json.dumps(whole.skipped), "close_pixels": str(whole.close_pixels)}
     about = {**about, **made, **found}
-    write_records(out / RECORDS, whole.records, about)
+    write_table(out / RECORDS, whole.records, about)
     evaluation = Evaluation(about[SUBJECT], about[DATA_SET], whole.records, about)
     measures = {name: measure._asdict() for name, measure in evaluation.measures.items()}
     written = {"measures": measures, "skipped": whole.skipped, "about": about}

@@ -17,7 +17,7 @@ def as_folder(name: str) -> str:
     return re.sub(r"[^\w.@-]", "_", name)
 
 
-def check_names(names: Sequence[str], option: str) -> None:
+def check_distinct(names: Sequence[str], option: str) -> None:
     """Refuse two things of one name, or of one folder.
 
     Raises:

@@ -21,7 +21,7 @@ from mst.evaluation.report import Evaluation, Measure
 from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Precision, Protocol
 from pipelines.evaluation.data_sets import DataSet, read_data_set
-from pipelines.evaluation.evaluate import evaluate, made_by
+from pipelines.evaluation.evaluate import evaluate_on_cluster, made_by
 from pipelines.evaluation.methods import Subject, read_model
 from pipelines.promotion.rules import Records
 from pipelines.training.provenance import machine
@@ -107,7 +107,7 @@ def evaluate_on(checkpoint: Path, terms: Terms) -> dict[str, Evaluated]:
     """Evaluate a checkpoint on each data set, going on with what is kept; Ray must be connected.
 
     Raises:
-        MSTError: as `pipelines.evaluate.evaluate`.
+        MSTError: as `pipelines.evaluation.evaluate.evaluate_on_cluster`.
     """
     subject = read_model(str(checkpoint), checkpoint)
     settings = subject.eval.model_copy(update={"max_clicks": terms.max_clicks})
@@ -115,7 +115,7 @@ def evaluate_on(checkpoint: Path, terms: Terms) -> dict[str, Evaluated]:
     for name, source in terms.data.items():
         data = read_data_set(f"{name}={source}", terms.max_objects)
         folder = terms.keep / _key(subject, data, protocol, terms.resources)
-        evaluation = evaluate(subject, data, folder, protocol, terms.resources)
+        evaluation = evaluate_on_cluster(subject, data, folder, protocol, terms.resources)
         found[name] = Evaluated(evaluation, data.samples, folder)
     return found
 

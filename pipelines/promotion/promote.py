@@ -24,8 +24,8 @@ from pipelines.registry.versions import (
     REGISTERED_MODEL,
     Outcome,
     Promotion,
-    connect,
     fetch_checkpoint,
+    registry_client,
     snapshot,
 )
 from pipelines.storage import PROJECT
@@ -67,7 +67,7 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
     """
     with plainly(uri), tempfile.TemporaryDirectory() as scratch:
         offer = candidate(uri, folder, Path(scratch))
-        client = connect(uri)
+        client = registry_client(uri)
         seen = snapshot(client)
         terms = _terms(request, seen.champion, offer.config)
         ours = evaluate_on(offer.files, terms)

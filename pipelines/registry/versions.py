@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
     """False where another promotion was registered first."""
 
 
-def connect(uri: str) -> MlflowClient:
+def registry_client(uri: str) -> MlflowClient:
     """Open a client of a registry; MLflow resolves `models:/` addresses by a setting of the whole process."""
     mlflow.set_tracking_uri(uri)
     return MlflowClient(uri, uri)
@@ -87,7 +87,7 @@ def versions(client: MlflowClient) -> list[ModelVersion]:
 
 def log_model(run: TrackedRun, folder: Path, params: Mapping[str, str]) -> str:
     """Keep an MLflow model with the run that trained it, and return its address."""
-    client = connect(run.uri)
+    client = registry_client(run.uri)
     experiment = client.get_run(run.run_id).info.experiment_id
     model = client.create_logged_model(experiment, REGISTERED_MODEL, run.run_id, params=dict(params))
     try:
@@ -180,7 +180,7 @@ def fetch_checkpoint(uri: str, model: str, out: Path) -> Path:
         CheckpointError: the registry knows no such model, its files are damaged, or its weights are not those
             that were registered.
     """
-    client = connect(uri)
+    client = registry_client(uri)
     try:
         version = _named(client, model)
         address = f"{_SCHEME}{version.name}/{version.version}"

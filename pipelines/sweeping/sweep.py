@@ -22,7 +22,7 @@ from pipelines.sweeping.plan import Plan
 from pipelines.sweeping.record import Record, Result, Takeover, TrialRecord
 from pipelines.sweeping.schedulers import replay, scheduler
 from pipelines.sweeping.search import TOLD, Proposals
-from pipelines.sweeping.table import View
+from pipelines.sweeping.table import SweepView
 from pipelines.sweeping.trial import TAKEOVER, run_trial
 from pipelines.training.driver import LASTING
 from pipelines.training.tracking import TrackedRun, close_children
@@ -37,7 +37,7 @@ _SCRATCH = ".ray"  # what Ray Tune writes into a sweep's folder; nothing depends
 
 
 def sweep(
-    plan: Plan, folder: UPath, parent: TrackedRun, limits: Limits, view: View
+    plan: Plan, folder: UPath, parent: TrackedRun, limits: Limits, view: SweepView
 ) -> tuple[list[TrialRecord], str | None]:
     """Train variants of a config until as many as planned have ended; Ray must be connected.
 
@@ -70,7 +70,7 @@ def sweep(
 
 
 def explore(
-    plan: Plan, folder: UPath, limits: Limits, view: View, trainable: Trainable
+    plan: Plan, folder: UPath, limits: Limits, view: SweepView, trainable: Trainable
 ) -> tuple[list[TrialRecord], str | None]:
     """Let Ray Tune call `trainable`, which reports validations, with proposals, as `sweep` does."""
     record = Record(plan, folder)
@@ -143,7 +143,7 @@ class Recorder(Callback):
     """
 
     def __init__(
-        self, plan: Plan, record: Record, budget: Budget, view: View, *, is_tried_again: bool = False
+        self, plan: Plan, record: Record, budget: Budget, view: SweepView, *, is_tried_again: bool = False
     ) -> None:
         self._plan, self._record, self._budget, self._view = plan, record, budget, view
         self._is_tried_again = is_tried_again

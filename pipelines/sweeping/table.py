@@ -28,7 +28,7 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=_FILE_WIDTH)
 
 
-class View:
+class SweepView:
     """Shows the trials of a sweep; without a terminal, as lines.
 
     Args:

@@ -14,7 +14,7 @@ from mst.training.checkpoints import adopt, best, newest, opened
 from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Protocol
 from pipelines.evaluation.data_sets import read_data_set
-from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.evaluate import evaluate_on_cluster
 from pipelines.evaluation.methods import read_model
 from pipelines.promotion.promote import Request, promote
 from pipelines.sweeping.plan import Plan
@@ -114,7 +114,7 @@ def measure(
         subject = read_model(f"winner={files}", files)
         for data in (read_data_set(source, None) for source in sources):
             place = out / data.folder / subject.folder
-            found.append(evaluate(subject, data, place, Protocol(eval=subject.eval), resources))
+            found.append(evaluate_on_cluster(subject, data, place, Protocol(eval=subject.eval), resources))
             measures = found[-1].measures.items()
             trained.run.log({f"test_{data.folder}_{name}": each.value for name, each in measures}, step)
     return found

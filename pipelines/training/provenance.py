@@ -46,7 +46,7 @@ def provenance(config: Config) -> dict[str, str]:
         "val_data_sha256": fingerprint(config.data.val, root),
         "command_line": shlex.join(sys.orig_argv),
         "python": platform.python_version(),
-        **versions(PROJECT),
+        **package_versions(PROJECT),
         **machine(),
     }
     return {name: value[:LONGEST_TAG] for name, value in tags.items()}
@@ -86,7 +86,7 @@ def source_digest(project: Path) -> str:
     return digest.hexdigest()
 
 
-def versions(project: Path) -> dict[str, str]:
+def package_versions(project: Path) -> dict[str, str]:
     """Return `version.NAME` of the packages that `pyproject.toml` names, as far as they are installed."""
     described = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     # flash-attn, where it is installed, computes the attention, and in another order.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mst.clicks import Mask
 from mst.data.pixels.base64_text import from_base64
-from mst.data.pixels.encode import encode_mask
+from mst.data.pixels.encode import encode_rle
 from mst.data.pixels.mask_images import decode_mask
 from mst.errors import ClickError, ImageError, MaskError
 from mst.predictor import Probabilities
@@ -29,7 +29,7 @@ def encode(
 
 def rle(mask: Mask) -> RLE:
     """Encode a mask (H, W) as COCO's compressed run-length encoding."""
-    return RLE(size=mask.shape, counts=encode_mask(mask).decode())
+    return RLE(size=mask.shape, counts=encode_rle(mask).decode())
 
 
 def png(mask: Mask) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mst.errors import ConfigError, DataError
-from mst.evaluation.records import read_records
+from mst.evaluation.records import read_table
 from pipelines import evaluate
 from pipelines.evaluation.methods import PEER_NAMES
 
@@ -35,7 +35,7 @@ def test_models_and_peers_meet_in_one_report(
     assert "my scenes: ours less each other method" in printed
     subjects = ["ours", *PEER_NAMES]
     assert sorted(each.name for each in (out / "my_scenes").iterdir()) == sorted(subjects)
-    first = {name: read_records(out / "my_scenes" / name / "records.parquet") for name in subjects}
+    first = {name: read_table(out / "my_scenes" / name / "records.parquet") for name in subjects}
     assert {len(records) for records, _ in first.values()} == {3}
     clicks = {tuple(each.clicks[0] for each in records) for records, _ in first.values()}
     assert len(clicks) == 1
@@ -54,7 +54,7 @@ def test_models_and_peers_meet_in_one_report(
     assert run_id in capsys.readouterr().out
     page = (out / "report.html").read_text()
     assert all(f"<th>{name}</th>" in page for name in (*subjects, "again"))
-    assert read_records(out / "my_scenes" / "ours" / "records.parquet") == first["ours"]
+    assert read_table(out / "my_scenes" / "ours" / "records.parquet") == first["ours"]
 
 
 def test_unknown_peers_and_names_that_meet_are_refused(registry, checkpoint, source, monkeypatch):

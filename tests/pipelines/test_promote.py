@@ -19,7 +19,7 @@ from pipelines import promote as module
 from pipelines.cluster import Resources
 from pipelines.promotion.promote import Request, promote
 from pipelines.promotion.rules import Rules
-from pipelines.registry.versions import connect, fetch_checkpoint, roll_back
+from pipelines.registry.versions import fetch_checkpoint, registry_client, roll_back
 from pipelines.storage import PROJECT
 from pipelines.training.tracking import open_run
 from serve.inference.registry import fetch_model, pin
@@ -65,7 +65,7 @@ def champion(registry):
 
 
 def test_only_the_better_one_becomes_champion(registry, run, request_of, scenes, tmp_path, capsys):
-    client = connect(registry)
+    client = registry_client(registry)
     sweep = open_run(registry, UPath(tmp_path) / "my_sweep", Config(data={"root": str(scenes)}))
     first = promote(registry, run("random", trained=False), request_of())
     assert first[1] == ("1", True)
@@ -107,7 +107,7 @@ def test_only_the_better_one_becomes_champion(registry, run, request_of, scenes,
 
 
 def test_what_was_promoted_by_force_can_be_rolled_back(registry, run, request_of, tmp_path, capsys):
-    client = connect(registry)
+    client = registry_client(registry)
     promote(registry, run("trained", trained=True), request_of(**FEW))
     worse = run("worse", trained=False)
     assert promote(registry, worse, request_of())[1] is None
@@ -139,7 +139,7 @@ def test_what_was_promoted_by_force_can_be_rolled_back(registry, run, request_of
 
 def test_the_first_version_carries_a_card(registry, run, request_of, tmp_path):
     promote(registry, run("trained", trained=True), request_of(**FEW))
-    connect(registry)
+    registry_client(registry)
     model = Path(
         mlflow.artifacts.download_artifacts("models:/mst@champion", dst_path=str(tmp_path / "model"))
     )

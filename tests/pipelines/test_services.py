@@ -20,7 +20,7 @@ from mst.config import Config
 from mst.overrides import override
 from mst.training.checkpoints import saved
 from pipelines.cluster import free_port
-from pipelines.registry.versions import connect, fetch_checkpoint, snapshot
+from pipelines.registry.versions import fetch_checkpoint, registry_client, snapshot
 from pipelines.storage import PROJECT
 from pipelines.training.tracking import find_run
 from tests.conftest import Server, as_options
@@ -166,7 +166,7 @@ def test_a_training_loses_nothing_when_the_server_restarts(mlflow_server, databa
     done = command(*promote, "--force", "a test of the services")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "models:/mst@champion is now version" in done.stdout
-    champion = snapshot(connect(mlflow_server.url)).champion
+    champion = snapshot(registry_client(mlflow_server.url)).champion
     assert champion.tags["promotion.by"].startswith("admin on ")
     fetched = fetch_checkpoint(mlflow_server.url, "models:/mst@champion", tmp_path / "fetched")
     assert (fetched / "model.safetensors").is_file()
@@ -182,4 +182,4 @@ def test_who_may_not_enter_is_told_so(mlflow_server):
 
 
 def versions_of(uri: str) -> list[str]:
-    return [each.version for each in connect(uri).search_model_versions("name = 'mst'")]
+    return [each.version for each in registry_client(uri).search_model_versions("name = 'mst'")]

@@ -33,7 +33,7 @@ from pipelines.sweeping.page import write_page
 from pipelines.sweeping.plan import planned
 from pipelines.sweeping.record import Record, TrialRecord, alone, rank
 from pipelines.sweeping.sweep import explore, sweep
-from pipelines.sweeping.table import View
+from pipelines.sweeping.table import SweepView
 from pipelines.sweeping.winner import as_it_is, check_held_out, measure, train_on
 from pipelines.training.driver import train_driver
 from pipelines.training.tracking import find_run, open_run
@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 
 def quiet(plan):
-    return View(plan, Console(file=io.StringIO()), 1)
+    return SweepView(plan, Console(file=io.StringIO()), 1)
 
 
 def swept(plan, folder, registry):

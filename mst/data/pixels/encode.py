@@ -9,14 +9,14 @@ from mst.data.annotations import Extent, ObjectAnnotation
 from mst.data.pixels.runs import Runs, paint
 
 
-def encode_mask(mask: Mask) -> bytes:
+def encode_rle(mask: Mask) -> bytes:
     """Return the run lengths of a mask (H, W): COCO's compressed RLE, without its size."""
     by_columns = cv2.transpose(mask.astype(np.uint8)).T  # faster than np.asfortranarray
     return bytes(coco_mask.encode(by_columns)["counts"])
 
 
-def decode_mask(counts: bytes | str, height: int, width: int) -> Mask:
-    """Return the mask (height, width) that `encode_mask` made run lengths of.
+def decode_rle(counts: bytes | str, height: int, width: int) -> Mask:
+    """Return the mask (height, width) that `encode_rle` made run lengths of.
 
     Raises:
         ValueError: they are none, or do not add up to the mask; COCO's decoder would write beyond its memory.

@@ -12,7 +12,7 @@ import numpy as np
 from mst.errors import DataError
 from mst.evaluation import TARGETS, ObjectRecord
 from mst.evaluation.metrics import never_reached, number_of_clicks
-from mst.evaluation.records import read_records
+from mst.evaluation.records import read_table
 from mst.evaluation.statistics import Values, bootstrap_interval, bootstrap_intervals
 
 RECORDS = "records.parquet"
@@ -141,7 +141,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     """
     found: dict[str, list[Evaluation]] = {}
     for path in sorted(folder.glob(f"*/*/{RECORDS}"), key=lambda each: each.stat().st_mtime_ns):
-        records, about = read_records(path)
+        records, about = read_table(path)
         if missing := [name for name in (SUBJECT, DATA_SET) if name not in about]:
             raise DataError(
                 f"{path}: no '{missing[0]}' beside the records; evaluate anew into another folder"

@@ -9,7 +9,7 @@ import torch
 from mst.clicks import Click, Mask
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
-from mst.data.pixels.encode import decode_mask
+from mst.data.pixels.encode import decode_rle
 from mst.data.pixels.images import RGB, resize
 from mst.data.sources import SampleSet
 from mst.drawing import draw_clicks, draw_tokens, overlay
@@ -160,4 +160,4 @@ def _panel(sample: Sample, caption: str, mask: Mask, clicks: Sequence[Click] = (
 
 def mask_after(record: ObjectRecord, click: int) -> Mask:
     """Return an object's mask after so many clicks, (H, W); the last one where it was finished before."""
-    return decode_mask(record.masks[min(click, len(record.masks)) - 1], record.height, record.width)
+    return decode_rle(record.masks[min(click, len(record.masks)) - 1], record.height, record.width)

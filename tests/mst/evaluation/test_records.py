@@ -7,7 +7,7 @@ import pytest
 from mst.clicks import Click
 from mst.errors import DataError
 from mst.evaluation import ObjectRecord, records
-from mst.evaluation.records import SCHEMA, read_records, write_records
+from mst.evaluation.records import SCHEMA, read_table, write_table
 
 RECORDS = [
     ObjectRecord(
@@ -32,10 +32,10 @@ ABOUT = {"model": "runs/a", "eval.threshold": "0.49", "skipped": '["b: the mask 
 
 def test_what_is_read_back_equals(tmp_path):
     path = tmp_path / "new" / "records.parquet"
-    write_records(path, RECORDS, ABOUT)
-    assert read_records(path) == (RECORDS, ABOUT)
-    write_records(path, [], {})
-    assert read_records(path) == ([], {})
+    write_table(path, RECORDS, ABOUT)
+    assert read_table(path) == (RECORDS, ABOUT)
+    write_table(path, [], {})
+    assert read_table(path) == ([], {})
     assert [each.name for each in path.parent.iterdir()] == ["records.parquet"]
 
 
@@ -45,7 +45,7 @@ def test_every_field_of_a_record_is_a_column():
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "records.parquet"
-    write_records(path, RECORDS, ABOUT)
+    write_table(path, RECORDS, ABOUT)
 
     def full_disk(table, where, compression):
         where.write_bytes(b"PAR1 half")
@@ -53,19 +53,19 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(records.pq, "write_table", full_disk)
     with pytest.raises(DataError, match=r"cannot be written \(No space left on device\)"):
-        write_records(path, [], {})
-    assert read_records(path).records == RECORDS
+        write_table(path, [], {})
+    assert read_table(path).records == RECORDS
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "records.parquet"
     with pytest.raises(DataError, match="no readable records"):
-        read_records(path)
-    write_records(path, RECORDS, ABOUT)
+        read_table(path)
+    write_table(path, RECORDS, ABOUT)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="no readable records"):
-        read_records(path)
+        read_table(path)
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(DataError, match="its columns are a"):
-        read_records(path)
+        read_table(path)

@@ -9,12 +9,12 @@ import pytest
 
 from mst.clicks import Click, Mask
 from mst.data.annotations import Sample
-from mst.data.pixels.encode import decode_mask, encode_mask
+from mst.data.pixels.encode import decode_rle, encode_rle
 from mst.data.sources import SampleSet
 from mst.errors import DataError
 from mst.evaluation import ObjectRecord, evaluate
 from mst.evaluation.peers import open_click_disks
-from mst.evaluation.records import write_records
+from mst.evaluation.records import write_table
 from mst.evaluation.report import (
     Evaluation,
     Pictured,
@@ -100,7 +100,7 @@ def record(*ious: float) -> ObjectRecord:
 def test_masks_come_back_from_their_run_lengths():
     rng = np.random.default_rng(0)
     for mask in (random_mask(rng), np.zeros((3, 7), bool), np.ones((1, 1), bool)):
-        assert (decode_mask(encode_mask(mask), *mask.shape) == mask).all()
+        assert (decode_rle(encode_rle(mask), *mask.shape) == mask).all()
 
 
 def test_a_record_tells_the_extent_and_every_mask_of_its_object(good):
@@ -112,7 +112,7 @@ def test_a_record_tells_the_extent_and_every_mask_of_its_object(good):
         ious = [
             np.count_nonzero(shown & truth) / np.count_nonzero(shown | truth)
             for truth in [next(s.mask for s in SAMPLES if s.name == each.name)]
-            for shown in (decode_mask(counts, each.height, each.width) for counts in each.masks)
+            for shown in (decode_rle(counts, each.height, each.width) for counts in each.masks)
         ]
         assert tuple(ious) == each.ious
 
@@ -262,17 +262,17 @@ def test_an_object_that_is_gone_is_named_and_the_old_page_stays(good, tmp_path):
 def test_evaluations_of_other_objects_are_refused(good, disks, tmp_path):
     for evaluation, records in ((good, good.records), (disks, disks.records[1:])):
         about = {**evaluation.about, "subject": evaluation.subject, "data_set": "GrabCut"}
-        write_records(tmp_path / "GrabCut" / evaluation.subject / "records.parquet", records, about)
+        write_table(tmp_path / "GrabCut" / evaluation.subject / "records.parquet", records, about)
     with pytest.raises(
         DataError, match=r"disks/records.parquet: other objects than in the other evaluations"
     ):
         read_evaluations(tmp_path)
     about = {**disks.about, "subject": "disks", "data_set": "GrabCut"}
-    write_records(tmp_path / "GrabCut" / "disks" / "records.parquet", disks.records, about)
+    write_table(tmp_path / "GrabCut" / "disks" / "records.parquet", disks.records, about)
     found = read_evaluations(tmp_path)
     assert [each.subject for each in found] == ["good & new", "disks"]
     assert found[0].measures == good.measures
-    write_records(tmp_path / "GrabCut" / "disks" / "records.parquet", disks.records, {})
+    write_table(tmp_path / "GrabCut" / "disks" / "records.parquet", disks.records, {})
     with pytest.raises(DataError, match="no 'subject' beside the records"):
         read_evaluations(tmp_path)
 

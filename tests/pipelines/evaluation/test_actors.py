@@ -19,13 +19,13 @@ from mst.errors import ConfigError
 from mst.evaluation import ObjectRecord
 from mst.evaluation.batched import evaluate_batched
 from mst.evaluation.peers import open_click_disks
-from mst.evaluation.records import read_records
+from mst.evaluation.records import read_table
 from mst.model import MST
 from pipelines.cluster import Resources
 from pipelines.evaluate import add_options, protocol_of
 from pipelines.evaluation.actors import Parts, Protocol, evaluate_parts, number_of_parts
 from pipelines.evaluation.data_sets import read_data_set
-from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.evaluate import evaluate_on_cluster
 from pipelines.evaluation.methods import Subject, read_model
 from tests.conftest import TINY_MODEL
 
@@ -59,7 +59,7 @@ def test_two_actors_give_the_records_of_one_process_and_go_on_from_parts(
     cluster, checkpoint, source, alone, tmp_path
 ):
     subject, data = read_model(str(checkpoint), tmp_path), read_data_set(source, OBJECTS)
-    run = partial(evaluate, subject, data, tmp_path, resources=TWO)
+    run = partial(evaluate_on_cluster, subject, data, tmp_path, resources=TWO)
     first = run(PROTOCOL)
     assert without_times(first.records) == alone
     before = written(tmp_path)
@@ -70,7 +70,7 @@ def test_two_actors_give_the_records_of_one_process_and_go_on_from_parts(
     cut.write_bytes(cut.read_bytes()[:100])
     assert without_times(run(PROTOCOL).records) == alone
     assert {name for name, when in written(tmp_path).items() if before[name] != when} == {cut.name}
-    kept = read_records(tmp_path / "records.parquet")
+    kept = read_table(tmp_path / "records.parquet")
     assert without_times(kept.records) == alone
     assert kept.about["eval.max_clicks"] == "2"
     assert len(kept.about["model_sha256"]) == 64
@@ -83,7 +83,7 @@ def test_two_actors_give_the_records_of_one_process_and_go_on_from_parts(
 def test_an_evaluation_in_bf16_is_what_autocast_makes_of_one(cluster, checkpoint, source, alone, tmp_path):
     rough = replace(PROTOCOL, precision="bf16")
     data = read_data_set(source, OBJECTS)
-    found = evaluate(read_model(str(checkpoint), tmp_path), data, tmp_path, rough, TWO)
+    found = evaluate_on_cluster(read_model(str(checkpoint), tmp_path), data, tmp_path, rough, TWO)
     with torch.autocast("cpu", torch.bfloat16):
         expected = evaluate_batched(load_model(checkpoint)[0], data.samples, PROTOCOL.eval, 2, batch_size=2)
     assert without_times(found.records) == without_times(expected.records) != alone

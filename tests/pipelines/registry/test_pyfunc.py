@@ -24,7 +24,7 @@ from mst.model import MST
 from mst.predictor import Predictor
 from pipelines.cluster import free_port
 from pipelines.registry.package import package
-from pipelines.registry.versions import Promotion, connect, log_model, register, snapshot
+from pipelines.registry.versions import Promotion, log_model, register, registry_client, snapshot
 from pipelines.storage import PROJECT
 from pipelines.training.tracking import open_run
 from tests.conftest import TINY_MODEL, Server, picture, png
@@ -122,7 +122,7 @@ def test_a_wrong_row_is_named(packaged, row, message):
 def test_it_runs_in_a_clean_environment(packaged, registry, scenes, tmp_path):
     """What `requirements.txt` names and nothing else: several GB and some minutes."""
     run = open_run(registry, UPath(tmp_path) / "run", Config(data={"root": str(scenes)}))
-    client = connect(registry)
+    client = registry_client(registry)
     register(
         client,
         snapshot(client),

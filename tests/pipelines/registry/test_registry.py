@@ -14,7 +14,15 @@ from upath import UPath
 from mst.config import Config
 from mst.errors import CheckpointError
 from pipelines.registry.claims import State
-from pipelines.registry.versions import Promotion, connect, log_model, register, roll_back, snapshot, versions
+from pipelines.registry.versions import (
+    Promotion,
+    log_model,
+    register,
+    registry_client,
+    roll_back,
+    snapshot,
+    versions,
+)
 from pipelines.storage import PROJECT
 from pipelines.training.tracking import open_run
 
@@ -53,7 +61,7 @@ def race(uri: str, source: str, folder: Path, clients: int, rounds: int) -> list
 
 def check_race(uri: str, told: list[dict], clients: int, rounds: int, before: int = 0) -> None:
     """One client won each round, all were told the truth, and the aliases are the last winner's."""
-    there = {str(each.version): each for each in versions(connect(uri))}
+    there = {str(each.version): each for each in versions(registry_client(uri))}
     assert len({each["version"] for each in told}) == len(told) == clients * rounds
     assert len(there) - before >= clients * rounds  # more where a reply was lost, and the request sent again
     winners = []
@@ -65,7 +73,7 @@ def check_race(uri: str, told: list[dict], clients: int, rounds: int, before: in
         state = there[each["version"]].tags["promotion"]
         assert state == (State.CROWNED if each["won"] else State.OVERTAKEN)
         assert there[each["version"]].description == each["name"]
-    client = connect(uri)
+    client = registry_client(uri)
     assert str(snapshot(client).champion.version) == winners[-1]["version"]
     for last, this in itertools.pairwise(winners):
         assert there[this["version"]].tags["promotion.against"] == last["version"]
@@ -88,7 +96,7 @@ def test_an_alias_that_another_client_sets_for_the_first_time_is_set_again(regis
         set_alias(client, name, alias, number)
 
     monkeypatch.setattr(MlflowClient, "set_registered_model_alias", set_once)
-    client = connect(registry)
+    client = registry_client(registry)
     assert [promoted(client, source).is_champion for _ in range(2)] == [True, True]
     assert refused == ["champion", "previous"]
     assert str(snapshot(client).champion.version) == "2"
@@ -102,7 +110,7 @@ def promoted(client, source, seen=None, kind="better"):
 
 
 def test_a_promotion_that_was_cut_short_is_finished_by_the_next_one(registry, source):
-    client = connect(registry)
+    client = registry_client(registry)
     promoted(client, source)
     seen = snapshot(client)
     promoted(client, source, seen)
@@ -118,7 +126,7 @@ def test_a_promotion_that_was_cut_short_is_finished_by_the_next_one(registry, so
 
 
 def test_a_client_that_comes_late_does_not_bring_an_old_champion_back(registry, source):
-    client = connect(registry)
+    client = registry_client(registry)
     for _ in range(3):
         promoted(client, source)
     client.set_model_version_tag("mst", "2", "promotion", State.OPEN)  # as a client sees it that slept since
@@ -127,7 +135,7 @@ def test_a_client_that_comes_late_does_not_bring_an_old_champion_back(registry, 
 
 
 def test_what_is_rolled_back_was_champion_before(registry, source):
-    client = connect(registry)
+    client = registry_client(registry)
     with pytest.raises(CheckpointError, match="no previous champion"):
         roll_back(client, "why")
     promoted(client, source)
@@ -144,7 +152,7 @@ def test_what_is_rolled_back_was_champion_before(registry, source):
 
 
 def test_the_champion_may_be_deleted(registry, source):
-    client = connect(registry)
+    client = registry_client(registry)
     promoted(client, source)
     promoted(client, source)
     client.delete_model_version("mst", "2")

@@ -18,7 +18,7 @@ from pipelines.sweeping.plan import OBJECTIVES, keep, planned, read
 from pipelines.sweeping.record import Record, Result, Takeover, pareto_set, rank
 from pipelines.sweeping.schedulers import replay, scheduler
 from pipelines.sweeping.search import Proposals
-from pipelines.sweeping.table import View, seconds_left, sparkline
+from pipelines.sweeping.table import SweepView, seconds_left, sparkline
 
 SPACE = {"model.k_ratio": {"choice": (0.1, 0.2, 0.5)}, "loss.alpha": {"uniform": (0.1, 0.9)}}
 CONFIG = override(Config(), {"train.choose_by": "iou", "train.epochs": 4, "train.samples_per_epoch": 240})
@@ -267,7 +267,7 @@ def test_a_terminal_has_a_table_and_a_file_has_lines(folder):
     plan = plan_of(trials=10)
     trials = filled(plan, folder).trials()
     lines = io.StringIO()
-    view = View(plan, Console(file=lines, width=60), concurrent=2)
+    view = SweepView(plan, Console(file=lines, width=60), concurrent=2)
     with view.shown():
         view.show(trials, validated=3)
     best = max(trials, key=lambda each: each.results[-1].metrics["val_iou"])
@@ -278,7 +278,7 @@ def test_a_terminal_has_a_table_and_a_file_has_lines(folder):
     assert seconds_left(plan, trials, 2) == 36
 
     screen = io.StringIO()
-    view = View(plan, Console(file=screen, width=120, force_terminal=True), concurrent=2)
+    view = SweepView(plan, Console(file=screen, width=120, force_terminal=True), concurrent=2)
     with view.shown():
         view.show(trials)
     assert "8/10 trials" in screen.getvalue()

@@ -17,7 +17,7 @@ from pipelines.sweeping.plan import planned
 from pipelines.sweeping.record import Record, Result
 from pipelines.sweeping.schedulers import scheduler
 from pipelines.sweeping.sweep import explore
-from pipelines.sweeping.table import View
+from pipelines.sweeping.table import SweepView
 
 EPOCHS = 16
 OPTIMUM = 0.9
@@ -94,7 +94,7 @@ def test_so_they_do_through_ray_tune(cluster, tmp_path):
         for epoch in range(1, EPOCHS + 1):
             tune.report({"epoch": epoch, "val_iou": iou(proposal, epoch)})
 
-    class Counting(View):
+    class Counting(SweepView):
         """Notes after how many epochs of all trials the point was found."""
 
         used, found = 0, math.inf

@@ -14,7 +14,7 @@ from mst.errors import ConfigError, DataError
 from mst.overrides import override
 from pipelines.storage import PROJECT
 from pipelines.training import provenance as module
-from pipelines.training.provenance import commit, provenance, source_digest, versions
+from pipelines.training.provenance import commit, package_versions, provenance, source_digest
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 COCO = "coco:annotations/instances_train.json"
@@ -64,7 +64,7 @@ def test_a_run_is_told_what_it_is_made_from(config, monkeypatch):
 
 
 def test_the_versions_are_those_of_the_dependencies():
-    found = versions(PROJECT)
+    found = package_versions(PROJECT)
     for name in ("torch", "ray", "timm", "numpy", "opencv-python-headless", "mlflow"):
         assert re.match(r"\d+\.\d+", found[f"version.{name}"])
 
@@ -74,7 +74,7 @@ def test_what_is_not_installed_has_no_version(tmp_path):
         '[project]\ndependencies = ["numpy>=2", "not-there[all]~=1.0"]\n'
         "[project.optional-dependencies]\nflash = [\"nor-this ; python_version > '3'\"]\n"
     )
-    assert list(versions(tmp_path)) == ["version.numpy"]
+    assert list(package_versions(tmp_path)) == ["version.numpy"]
 
 
 # The commit

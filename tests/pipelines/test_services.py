@@ -23,8 +23,9 @@ from pipelines.cluster import free_port
 from pipelines.registry.versions import fetch_checkpoint, registry_client, snapshot
 from pipelines.storage import PROJECT
 from pipelines.training.tracking import find_run
-from tests.conftest import Server, as_options
+from tests.conftest import as_options
 from tests.pipelines.registry.test_registry import check_race, logged, race
+from tests.stores import Server
 
 pytestmark = pytest.mark.services
 

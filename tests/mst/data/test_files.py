@@ -25,7 +25,8 @@ from mst.data.sampling.sampler import SampleKey, Shard, ShardedBatches
 from mst.data.sampling.training_set import Batch, TrainingSet
 from mst.data.sources import read_records, read_samples
 from mst.errors import DataError, ImageError
-from tests.conftest import NUMBER, Away, images, impatient
+from tests.conftest import NUMBER, images
+from tests.stores import Away, impatient
 
 COCO = ["coco:annotations/instances_train.json"]
 SOON = 30.0  # seconds within which an error comes that nobody waits for

@@ -27,7 +27,8 @@ from pipelines.registry.package import package
 from pipelines.registry.versions import Promotion, log_model, register, registry_client, snapshot
 from pipelines.storage import PROJECT
 from pipelines.training.tracking import open_run
-from tests.conftest import TINY_MODEL, Server, picture, png
+from tests.conftest import TINY_MODEL, picture, png
+from tests.stores import Server
 
 TRAINED = PROJECT / "checkpoints" / "scenes_tiny"
 CLICKS = [{"x": 60.0, "y": 40.0, "is_positive": True}, {"x": 100.0, "y": 70.0, "is_positive": False}]

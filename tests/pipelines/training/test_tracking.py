@@ -12,7 +12,7 @@ from mst.errors import ServerError
 from pipelines.cluster import free_port
 from pipelines.storage import PROJECT
 from pipelines.training.tracking import check_server, tracking_uri
-from tests.conftest import Server
+from tests.stores import Server
 
 
 def test_a_server_that_is_not_there_is_said_at_once():

@@ -234,7 +234,9 @@ class Predictor:
             ClickError: no positive click, or one outside the image, or what is no click.
             PredictionError: the model returns NaN.
         """
-        image, clicks = as_image(image), as_clicks(clicks)
+        return self._predict(as_image(image), as_clicks(clicks), previous)
+
+    def _predict(self, image: RGB, clicks: list[Click], previous: Prediction | None) -> Prediction:
         height, width = image.shape[:2]
         if previous and previous.probabilities.shape != (height, width):
             raise MaskError(
@@ -263,14 +265,14 @@ class Predictor:
             ImageError: the image is none that has one meaning.
             MaskError: the mask is none, or of another size.
         """
-        image = as_image(image)
-        start = None if init_mask is None else start_from(as_mask(init_mask, image.shape[:2]))
+        pixels = as_image(image)
+        start = None if init_mask is None else start_from(as_mask(init_mask, pixels.shape[:2]))
         last = start
 
         def segment(clicks: Sequence[Click]) -> Mask:
             nonlocal last
-            clicks = as_clicks(clicks)
-            last = self.predict(image, clicks, last if last and _begins(last, clicks) else start)
+            plain = as_clicks(clicks)
+            last = self._predict(pixels, plain, last if last and _begins(last, plain) else start)
             return last.mask(self.config.threshold)
 
         return segment

@@ -20,6 +20,7 @@ import torch
 
 from mst.command_line import add_options, count, given, parse, run
 from mst.config import Config
+from mst.data.compact import add_data
 from mst.data.files import as_path
 from mst.errors import ConfigError
 from mst.overrides import override
@@ -34,9 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(description="Train on a machine without a network.", allow_abbrev=False)
     commands = top.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="make what such a machine is given", allow_abbrev=False)
-    packing.add_argument("sources", nargs="+", help="FORMAT:PATH, as mst.data.sources says")
-    packing.add_argument("--hold-out", required=True, help="source of which a third is for validation")
-    packing.add_argument("--root", default=".", help="folder that paths start from")
+    add_data(packing)
     packing.add_argument("--weights", type=Path, required=True, help="checkpoint to go on from")
     packing.add_argument("--side", type=count, default=608, help="largest side of a photo, in pixels")
     packing.add_argument("--quality", type=count, default=65, help="quality of the JPEG files")

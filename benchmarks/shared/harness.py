@@ -3,13 +3,15 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from mst.evaluation.statistics import Comparison
 
 OUT = Path(__file__).resolve().parent.parent.parent / "out" / "bench"
 
@@ -35,6 +37,13 @@ def row(
     if at_least is not None:
         return Row(name, value, unit, f">= {at_least:g}", value >= at_least)
     return Row(name, value, unit)
+
+
+def difference(name: str, found: Comparison, unit: str) -> Iterator[Row]:
+    """Rows of a mean difference and its interval."""
+    yield row(name, found.mean_difference, unit)
+    yield row(f"{name}_low", found.low, unit)
+    yield row(f"{name}_high", found.high, unit)
 
 
 def seconds_side_by_side(

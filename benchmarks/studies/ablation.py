@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
-from benchmarks.shared.harness import Row, report, row
+from benchmarks.shared.harness import Row, difference, report, row
 from mst.command_line import count, parse, run
 from mst.config import Config
 from mst.evaluation import ObjectRecord
@@ -133,9 +133,7 @@ def _rows(name: str, needed: NDArray[np.float64], baseline: NDArray[np.float64] 
     yield row(f"{name}_deviation_of_seeds", float(needed.mean(1).std()), "clicks")
     if baseline is not None:
         found = paired_comparison(mean, baseline)
-        yield row(f"{name}_less_{BASELINE}", found.mean_difference, "clicks")
-        yield row(f"{name}_less_{BASELINE}_low", found.low, "clicks")
-        yield row(f"{name}_less_{BASELINE}_high", found.high, "clicks")
+        yield from difference(f"{name}_less_{BASELINE}", found, "clicks")
         yield row(f"{name}_less_{BASELINE}_p", found.p, "")
 
 

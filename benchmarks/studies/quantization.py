@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from upath import UPath
 
-from benchmarks.shared.harness import Row, report, row, seconds_side_by_side
+from benchmarks.shared.harness import Row, difference, report, row, seconds_side_by_side
 from benchmarks.studies.tokens import PHOTOS, needed
 from mst.checkpoint import load_model
 from mst.clicks import Click
@@ -80,9 +80,7 @@ def rows(
     for name, variant in variants.items():
         clicks = needed(variant.model, config, samples, most, is_bf16=variant.is_bf16)
         found = paired_comparison(clicks, reference)
-        yield row(f"{name}_noc90_less_{REFERENCE}", found.mean_difference, "clicks")
-        yield row(f"{name}_noc90_less_{REFERENCE}_low", found.low, "clicks")
-        yield row(f"{name}_noc90_less_{REFERENCE}_high", found.high, "clicks")
+        yield from difference(f"{name}_noc90_less_{REFERENCE}", found, "clicks")
 
 
 def main() -> None:

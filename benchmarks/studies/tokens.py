@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from upath import UPath
 
-from benchmarks.shared.harness import Row, report, row
+from benchmarks.shared.harness import Row, difference, report, row
 from mst.checkpoint import load_model
 from mst.clicks import next_click
 from mst.command_line import count, parse, run
@@ -124,9 +124,7 @@ def _of_clicks(group: str, alone: NDArray[np.float64], together: NDArray[np.floa
     found = paired_comparison(alone, together)
     yield row(f"{group}_noc90", float(together.mean()), "clicks")
     yield row(f"{group}_noc90_alone", float(alone.mean()), "clicks")
-    yield row(f"{group}_noc90_alone_more", found.mean_difference, "clicks")
-    yield row(f"{group}_noc90_alone_more_low", found.low, "clicks")
-    yield row(f"{group}_noc90_alone_more_high", found.high, "clicks")
+    yield from difference(f"{group}_noc90_alone_more", found, "clicks")
     yield row(f"{group}_noc90_alone_more_p", found.p, "")
 
 

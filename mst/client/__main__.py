@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_suffix(out.suffix)
     data = read_bytes(given.image)
     image = decode_image(data, name=str(given.image))
-    check_clicks(given.clicks, *image.shape[:2])
+    check_clicks(given.clicks, *image.shape[:2])  # as the client will, but before a folder is made
     check_file_writable(out)  # or the server would be asked in vain
     with Client(given.url, api_key=given.api_key, retry=Retry(given.patience)) as client:
         answer = client.segment(data, given.clicks)

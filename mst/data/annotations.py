@@ -222,9 +222,11 @@ class Sample:
 
     def __post_init__(self) -> None:
         self._take("image", as_image)
-        for what in ("mask", "void", "init_mask"):
+        of_its_size = partial(as_mask, shape=self.image.shape[:2])
+        self._take("mask", of_its_size)
+        for what in ("void", "init_mask"):
             if getattr(self, what) is not None:
-                self._take(what, partial(as_mask, shape=self.image.shape[:2]))
+                self._take(what, of_its_size)
         if problem := self._nothing_to_click():
             raise NothingToClickError(f"{self.name}: {problem}")
 

@@ -26,7 +26,7 @@ from upath import UPath
 
 from mst.command_line import count, parse, run
 from mst.data.annotations import ImageRecord, ObjectAnnotation
-from mst.data.files import as_path
+from mst.data.files import as_path, size_of
 from mst.data.index import relative_to, to_batch, write_index
 from mst.data.join import MIN_AREA, RULES, join_records, nest
 from mst.data.pixels.encode import annotate
@@ -143,6 +143,13 @@ def _smaller(annotation: ObjectAnnotation, height: int, width: int) -> Iterator[
         yield replace(annotate(mask, annotation.name), is_stuff=annotation.is_stuff)
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which data are made small, to a parser."""
+    parser.add_argument("sources", nargs="+", help="FORMAT:PATH, as mst.data.sources says")
+    parser.add_argument("--hold-out", required=True, help="the source of which a part is for validation")
+    parser.add_argument("--root", default=".", help="folder that paths start from")
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -150,9 +157,7 @@ def main() -> None:
         description="Make a small data root with a part to train on and one to validate on.",
         allow_abbrev=False,
     )
-    parser.add_argument("sources", nargs="+", help="FORMAT:PATH, as mst.data.sources says")
-    parser.add_argument("--hold-out", required=True, help="the source of which a part is for validation")
-    parser.add_argument("--root", default=".", help="folder that paths start from")
+    add_data(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--every", type=count, default=3, help="hold out one image of so many")
     parser.add_argument("--side", type=count, default=640, help="largest side of an image, in pixels")
@@ -161,7 +166,7 @@ def main() -> None:
     given = parse(parser, None)
     options = {name: getattr(given, name) for name in ("every", "side", "quality", "processes")}
     counts = compact(given.sources, given.hold_out, as_path(given.root), given.out, **options)
-    size = sum(each.stat().st_size for each in given.out.rglob("*") if each.is_file()) / 2**20
+    size = size_of(given.out) / 2**20
     print(f"{given.out}: {counts[TRAIN]} images to train on, {counts[VAL]} to validate on, {size:.1f} MiB")
 
 

@@ -203,6 +203,11 @@ def check_file_writable(file: Path) -> None:
     check_writable(UPath(file.parent))
 
 
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files in a folder of this machine, and in its folders."""
+    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+
+
 def remove(path: UPath) -> None:
     """Remove a file or a folder with all that is in it; what is gone already is no error.
 

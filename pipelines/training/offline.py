@@ -24,6 +24,7 @@ from upath import UPath
 from mst.checkpoint import load_model, save_checkpoint, verify
 from mst.config import Config
 from mst.data.compact import compact
+from mst.data.files import size_of
 from mst.data.sampling.sampler import Shard
 from mst.data.sampling.training_set import TrainingSet
 from mst.data.sources import SampleSet
@@ -95,7 +96,7 @@ def pack(load: Load, checkpoint: Path, folder: Path, *, most: int, python: str =
     save_checkpoint(weights, _halved(model.state_dict()), config)
     sizes = {}
     for name, paths in (("photos and packages", (photos, site)), ("weights", (weights,))):
-        sizes[name] = sum(each.stat().st_size for path in paths for each in path.rglob("*") if each.is_file())
+        sizes[name] = sum(map(size_of, paths))
         if sizes[name] > most:
             raise DataError(
                 f"{folder}: {name} have {sizes[name]} bytes, at most {most} may be carried; "

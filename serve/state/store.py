@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -96,13 +96,7 @@ class FolderStore:
 
     def get(self, image_id: str) -> bytes | None:
         """Return an image's bytes; None where there is no such image."""
-        if not _ID.fullmatch(image_id):
-            return None
-        with _reached():
-            try:
-                return (self._folder / image_id).read_bytes()
-            except FileNotFoundError:
-                return None
+        return _found(image_id, (self._folder / image_id).read_bytes)
 
     def sweep(self) -> int:
         """Delete what is too old or too much, and what a killed writer left; return how many files went.
@@ -153,13 +147,7 @@ class BucketStore:
 
     def get(self, image_id: str) -> bytes | None:
         """Return an image's bytes; None where there is no such image."""
-        if not _ID.fullmatch(image_id):
-            return None
-        with _reached():
-            try:
-                return bytes(self._files.cat_file(f"{self._root}/{image_id}"))
-            except FileNotFoundError:
-                return None
+        return _found(image_id, lambda: bytes(self._files.cat_file(f"{self._root}/{image_id}")))
 
     def sweep(self) -> int:
         """Delete what is too old or too much; return how many images went."""
@@ -178,6 +166,17 @@ class BucketStore:
             if gone:
                 self._files.rm(gone)
         return len(gone)
+
+
+def _found(image_id: str, read: Callable[[], bytes]) -> bytes | None:
+    """What an image's file holds; None where there is no such image, or no image can have this id."""
+    if not _ID.fullmatch(image_id):
+        return None
+    with _reached():
+        try:
+            return read()
+        except FileNotFoundError:
+            return None
 
 
 @contextlib.contextmanager

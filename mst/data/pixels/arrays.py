@@ -50,13 +50,13 @@ def read_bytes(path: str | PathLike[str]) -> bytes:
 
     Raises:
         ImageError: it is missing, or the path is none.
+        DataError: its store cannot be reached.
     """
     try:
-        return read_file(as_path(path))
-    except ImageError:
-        raise
+        place = as_path(path)
     except DataError as error:
         raise ImageError(str(error)) from None
+    return read_file(place)
 
 
 def as_mask(mask: Any, shape: tuple[int, int] | None = None) -> Mask:

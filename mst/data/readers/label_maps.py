@@ -13,7 +13,7 @@ from mst.data.pixels.encode import annotate
 from mst.data.pixels.mask_images import read_labels
 from mst.data.problems import Problem
 from mst.data.readers.folders import list_files
-from mst.data.readers.pairs import NO_PHOTO, UNREADABLE, shape_of
+from mst.data.readers.pairs import NO_PHOTO, UNREADABLE, read_files
 from mst.data.readers.segmentations import OTHER_SIZE
 from mst.errors import DataError, ImageError
 
@@ -59,13 +59,10 @@ def read_label_maps(root: UPath, images: UPath | None = None) -> Records:
 
 def _record(photo: UPath, paths: list[UPath], problems: list[Problem]) -> ImageRecord | None:
     """The photo and its regions; None where the photo itself would have to be read, and cannot be."""
-    read = {path: _labels(path) for path in paths}
-    maps = {path: each for path, each in read.items() if not isinstance(each, Problem)}
-    problems += [each for each in read.values() if isinstance(each, Problem)]
-    shape = shape_of(photo, maps.values())
-    if isinstance(shape, Problem):
-        problems.append(shape._replace(lost=len(maps)))
+    read = read_files(photo, paths, _labels, problems)
+    if read is None:
         return None
+    maps, shape = read
     objects: list[ObjectAnnotation] = []
     for path, labels in maps.items():
         if labels.shape != shape:

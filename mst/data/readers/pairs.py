@@ -2,8 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 from upath import UPath
@@ -25,6 +25,7 @@ UNREADABLE = "mask missing or unreadable"
 TWO_MEANINGS = "mask that can mean two things"
 BROKEN_IMAGE = "image missing or unreadable"
 
+_Pixels = TypeVar("_Pixels", bound=NDArray[Any])
 _NUMBERED = re.compile(r"(.+)[_#][^_#/]+", re.DOTALL)
 
 
@@ -87,20 +88,49 @@ def _assign(
 
 def _record(picture: UPath, paths: list[UPath], problems: list[Problem]) -> ImageRecord | None:
     """The image and its objects; None where the image itself would have to be read, and cannot be."""
-    read = {path: _mask(path) for path in paths}
-    masks = {path: each for path, each in read.items() if not isinstance(each, Problem)}
-    problems += [each for each in read.values() if isinstance(each, Problem)]
-    shape = shape_of(picture, masks.values())
-    if isinstance(shape, Problem):
-        problems.append(shape._replace(lost=len(masks)))
+    read = read_files(picture, paths, _mask, problems)
+    if read is None:
         return None
+    masks, shape = read
     found = [_annotated(mask, shape, path) for path, mask in masks.items()]
     problems += [each for each in found if isinstance(each, Problem)]
     objects = tuple(each for each in found if isinstance(each, ObjectAnnotation))
     return ImageRecord(picture, *shape, objects)
 
 
-def shape_of(picture: UPath, masks: Collection[NDArray[Any]]) -> tuple[int, int] | Problem:
+def read_files(
+    picture: UPath,
+    paths: Iterable[UPath],
+    read: Callable[[UPath], _Pixels | Problem],
+    problems: list[Problem],
+) -> tuple[dict[UPath, _Pixels], tuple[int, int]] | None:
+    """Read the files of an image's objects, and find the image's height and width.
+
+    Args:
+        picture: the image.
+        paths: of the files.
+        read: reads one, or says what is wrong with it.
+        problems: what is wrong is added to these.
+
+    Returns:
+        The files that could be read, and the size; None where the image itself would have to be read, and
+        cannot be.
+    """
+    pixels: dict[UPath, _Pixels] = {}
+    for path in paths:
+        found = read(path)
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            pixels[path] = found
+    shape = _shape_of(picture, pixels.values())
+    if isinstance(shape, Problem):
+        problems.append(shape._replace(lost=len(pixels)))
+        return None
+    return pixels, shape
+
+
+def _shape_of(picture: UPath, masks: Collection[NDArray[Any]]) -> tuple[int, int] | Problem:
     """Return an image's height and width: its masks', where these agree, so that it need not be read yet."""
     shapes = {(each.shape[0], each.shape[1]) for each in masks}
     if len(shapes) == 1:

@@ -130,6 +130,8 @@ def test_a_sample_is_checked():
         Sample("a", IMAGE, everything, np.ones((2, 2), bool))
     with pytest.raises(MaskError, match=r"a, mask: the mask is of float64; .* as in `mask > 0.5`"):
         Sample("a", IMAGE, everything * 0.7)
+    with pytest.raises(MaskError, match="a, mask: the mask is a NoneType; give"):
+        Sample("a", IMAGE, None)
     with pytest.raises(ImageError, match=r"a, image: the image is of float64"):
         Sample("a", IMAGE / 255, everything)
 

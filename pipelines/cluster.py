@@ -85,7 +85,7 @@ def check_resources(resources: Resources) -> None:
 
 
 def connect(num_cpus: int | None = None) -> None:
-    """Join the cluster of `RAY_ADDRESS` (a Ray job has it set), or start one for this process.
+    """Join the cluster of `RAY_ADDRESS` (a Ray job has it set), or start one; once for a process.
 
     A cluster that is started here knows its own address: Ray Train's cleaners of finished trials ask for the
     cluster's state by that variable, and without it they fail where another Ray runs on the same machine, so
@@ -99,6 +99,9 @@ def connect(num_cpus: int | None = None) -> None:
     """
     if os.environ.get(_ADDRESS):
         _check_answers(os.environ[_ADDRESS])
+    if ray.is_initialized():
+        return
+    if os.environ.get(_ADDRESS):
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
         return
     port = free_port("")

@@ -14,14 +14,13 @@ import argparse
 import sys
 
 from mlflow import MlflowClient
-from pydantic import ValidationError
 
 from mst.command_line import count, parse, run
 from mst.errors import ConfigError
 from pipelines import cluster
 from pipelines.evaluation.evaluate import actor_resources
 from pipelines.promotion.promote import Request, promote
-from pipelines.promotion.rules import Decision, Rules
+from pipelines.promotion.rules import Decision, add_rules, rules_of
 from pipelines.registry.versions import (
     AT,
     BY,
@@ -79,24 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force", metavar="REASON", help="promote whatever the rules say; the reason is kept"
     )
-    rules = parser.add_argument_group("rules")
-    for name, setting in Rules.model_fields.items():
-        text = f"{setting.description} (default {setting.default})"
-        flag = f"--{name.replace('_', '-')}"
-        rules.add_argument(flag, dest=name, type=float, default=setting.default, metavar="X", help=text)
+    add_rules(parser)
     parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
     parser.add_argument("--cpus-per-worker", type=count, help="default: all cores, divided")
     parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
     return parser
-
-
-def _rules(arguments: argparse.Namespace) -> Rules:
-    try:
-        return Rules(**{name: getattr(arguments, name) for name in Rules.model_fields})
-    except ValidationError as error:
-        first = error.errors()[0]
-        flag = str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(f"--{flag}: {first['msg']}, not {first['input']}") from None
 
 
 def main() -> None:
@@ -109,7 +95,7 @@ def main() -> None:
         return
     if arguments.force is not None and not arguments.force.strip():
         raise ConfigError("--force needs a reason, which is kept with the version")
-    rules = _rules(arguments)
+    rules = rules_of(arguments)
     cluster.connect()
     request = Request(
         resources=actor_resources(arguments),

@@ -4,9 +4,9 @@
         --data 'index:data/real/val?images=data/real' --max-objects 100 --max-clicks 10
 
 Options like `--eval.zoom_sides 224,320` say how it is clicked on. Weights are stored as fp16, which is what
-is measured; the training's state stays behind. Both models click on the same objects, and the new one must
-need fewer clicks to an IoU of 90 % by more than chance explains (the bootstrap interval of the paired
-difference). Exit status 3: it does not, and nothing was changed.
+is measured; the training's state stays behind. Both models click on the same objects, and the rules of
+`pipelines/promote.py` decide (`pipelines/promotion/rules.py`). Exit status 3: it is not better, and nothing
+was changed.
 """
 
 import argparse
@@ -17,18 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from rich.console import Console
 from upath import UPath
 
 from mst.checkpoint import copy_for_use, load_model, save_checkpoint
 from mst.command_line import add_options, count, given, parse, run
-from mst.evaluation.statistics import Comparison
 from mst.overrides import override
 from pipelines import cluster
 from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Precision
 from pipelines.evaluation.tables import show_evaluations
 from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named, records_of
-from pipelines.promotion.rules import compare
+from pipelines.promotion.promote import show_reasons
+from pipelines.promotion.rules import Decision, Rules, add_rules, decide, rules_of
 from pipelines.storage import PROJECT
 
 SHIPPED = PROJECT / "checkpoints" / "mst_small"
@@ -43,22 +44,20 @@ class Outcome(NamedTuple):
     """What the new model did on each data set."""
     old: dict[str, Evaluated]
     """What the old one did; empty where there was none."""
-    difference: Comparison | None
-    """The new one's NoC@90 less that of the old one, over all objects."""
-
-    @property
-    def is_shipped(self) -> bool:
-        """Whether the new one is better, or the first."""
-        return self.difference is None or self.difference.high < 0
+    decision: Decision
+    """The new one is shipped where it is promoted."""
 
 
-def ship(checkpoint: Path, out: Path, terms: Terms, changes: Mapping[str, str] | None = None) -> Outcome:
+def ship(
+    checkpoint: Path, out: Path, terms: Terms, rules: Rules, changes: Mapping[str, str] | None = None
+) -> Outcome:
     """Put a checkpoint where the one that ships is, if it is better; Ray must be connected.
 
     Args:
         checkpoint: whole, with or without its training's state.
         out: the one that ships now; where there is none, any checkpoint is better.
         terms: what both are compared on.
+        rules: when the new one is better.
         changes: of its settings of clicks, `eval.*`, by name.
 
     Raises:
@@ -70,11 +69,10 @@ def ship(checkpoint: Path, out: Path, terms: Terms, changes: Mapping[str, str] |
         in_half(checkpoint, offered, changes)
         new = evaluate_on(offered, terms)
         old = evaluate_on(out, terms) if out.exists() else {}
-        difference = compare(records_of(new), records_of(old), terms.max_clicks) if old else None
-        outcome = Outcome(new, old, difference)
-        if outcome.is_shipped:
+        decision = decide(records_of(new), records_of(old) if old else None, terms.max_clicks, rules)
+        if decision.is_promoted:
             copy_for_use(offered, out)
-    return outcome
+    return Outcome(new, old, decision)
 
 
 def in_half(checkpoint: Path, out: Path, changes: Mapping[str, str] | None = None) -> None:
@@ -104,6 +102,7 @@ def main() -> None:
         default="fp32",
         help="precision of the forward pass of both",
     )
+    add_rules(parser)
     add_options(parser, "eval.")
     arguments = parse(parser, None)
     terms = Terms(
@@ -114,19 +113,17 @@ def main() -> None:
         keep=PROJECT / "out" / "evaluations",
         precision=arguments.precision,
     )
+    rules = rules_of(arguments)
     cluster.connect()
-    outcome = ship(arguments.checkpoint, arguments.out, terms, given(arguments))
+    outcome = ship(arguments.checkpoint, arguments.out, terms, rules, given(arguments))
     for name in outcome.new:
         models = [(str(arguments.checkpoint), outcome.new), (str(arguments.out), outcome.old)]
         show_evaluations([replace(did[name].evaluation, subject=model) for model, did in models if did])
-    found = outcome.difference
-    if found is None:
-        print(f"{arguments.out}: the first one")
-        return
-    print("NoC@90", *found.told(2), f"against {arguments.out}")
-    if not outcome.is_shipped:
-        print("not better by more than chance explains: nothing was changed")
+    show_reasons(outcome.decision, Console(highlight=False, soft_wrap=True))
+    if not outcome.decision.is_promoted:
+        print(f"{arguments.out} was not changed: {outcome.decision.why()}")
         sys.exit(NOT_BETTER)
+    print(f"{arguments.out} is now {arguments.checkpoint}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """Small data and small models that the tests share."""
 
 import asyncio
+import io
 import os
 import random
+import runpy
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ import torch
 import uvicorn
 import yaml
 from fastapi import FastAPI
+from mlflow import MlflowClient
 from ray import serve
 from upath import UPath
 
@@ -31,8 +37,9 @@ from mst.data.synthetic import write_data_set
 from mst.model import MST
 from mst.overrides import flatten, override
 from mst.predictor import Crop
-from pipelines.cluster import connect, free_port
+from pipelines.cluster import Resources, connect, free_port
 from pipelines.storage import PROJECT
+from pipelines.training.driver import Trained, train_driver
 from serve.app import build
 from serve.http.api import build_api
 from serve.http.keys import Keys
@@ -77,8 +84,10 @@ def as_it_was() -> Iterator[None]:
     np.random.seed(0)  # noqa: NPY002 - the global generator is what a test could leave changed
     torch.manual_seed(0)
     folder, environment, was_connected = Path.cwd(), dict(os.environ), ray.is_initialized()
+    command_line = sys.argv
     yield
     os.chdir(folder)
+    sys.argv = command_line
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
@@ -114,6 +123,29 @@ def config(scenes: Path) -> Config:
             "train.val_clicks": "2",
         },
     )
+
+
+def command_here(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run `python WORDS` in this process: one of its own would import torch, Ray and MLflow again."""
+    texts = [str(each) for each in words]
+    is_module = texts[0] == "-m"
+    sys.argv = texts = texts[is_module:]
+    os.chdir(PROJECT)
+    out, err = io.StringIO(), io.StringIO()
+    status: object = 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            if is_module:
+                runpy.run_module(texts[0], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(texts[0], run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+    if isinstance(status, str):  # what Python itself prints of it
+        err.write(f"{status}\n")
+        status = 1
+    assert isinstance(status, int)
+    return subprocess.CompletedProcess(texts, status, out.getvalue(), err.getvalue())
 
 
 def as_options(config: Config) -> list[str]:
@@ -165,12 +197,26 @@ def service() -> dict[str, Any]:
     return yaml.safe_load((PROJECT / "deploy" / "kuberay" / "rayservice.yaml").read_text())
 
 
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, which takes MLflow seconds to set up."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    uri = f"sqlite:///{path}"
+    MlflowClient(uri, uri).search_registered_models()
+    return path
+
+
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def registry(new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty MLflow database."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = f"sqlite:///{shutil.copy(new_database, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
+
+
+def train_here(config: Config, folder: UPath, uri: str, **options: Any) -> Trained:
+    """Train in this process, as a trial of one worker does: for tests that ask nothing about Ray Train."""
+    return train_driver(config, folder, Resources(), uri=uri, on_epoch=lambda _: None, **options)
 
 
 @pytest.fixture(scope="module")

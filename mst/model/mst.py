@@ -49,16 +49,15 @@ class MST(nn.Module):
     Args:
         config: size, scales and stages; `image_size` gives the grid that positions are stored for, but any
             image whose sides are multiples of all patch sizes is accepted.
+        recompute: whether a backward pass computes each block again: less memory, a third more time.
     """
 
     mean: Tensor
     std: Tensor
-    recompute = False
-    """Whether a backward pass computes each block again: less memory, a third more time."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, recompute: bool = False) -> None:
         super().__init__()
-        self.config = config
+        self.config, self._recompute = config, recompute
         dim = config.dimensions
         grid = config.image_size // config.patch_size
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -139,7 +138,7 @@ class MST(nn.Module):
         return Output(upsample(logits, height, width) if full_size else logits, tuple(stages))
 
     def _run(self, block: nn.Module, base: Scale) -> Tensor:
-        if self.recompute and torch.is_grad_enabled():
+        if self._recompute and torch.is_grad_enabled():
             tokens: Tensor = checkpoint(block, base.tokens, base.grid, use_reentrant=False)
         else:
             tokens = block(base.tokens, base.grid)

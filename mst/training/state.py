@@ -89,12 +89,11 @@ def new_state(config: Config, device: torch.device) -> tuple[TrainingState, str]
         CheckpointError: `train.init` cannot be read or does not fit.
     """
     torch.manual_seed(config.seed)
-    model = MST(config.model)
+    model = MST(config.model, recompute=config.train.recompute)
     origin = "random weights"
     if config.train.init is not None:
         origin = initialize(model, config.train.init, config.train.reset)
     model.to(device)
-    model.recompute = config.train.recompute
     average = copy.deepcopy(model.state_dict()) if config.optim.ema else None
     if config.train.compile:
         model.compile(dynamic=False)  # a graph for each of `train.sides`

@@ -89,7 +89,7 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
 
 
 def show(decision: Decision, offer: Candidate, champion: ModelVersion | None, terms: Terms) -> None:
-    """Print what each rule says."""
+    """Print what was compared, and what each rule says."""
     against = f"against version {champion.version}, the champion" if champion else "is the first"
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{offer.saved.path} {against}, on {', '.join(terms.data.values())}")
@@ -97,6 +97,11 @@ def show(decision: Decision, offer: Candidate, champion: ModelVersion | None, te
     if chosen_by := sorted(set(validated) & set(terms.data.values())):
         text = f"this checkpoint was chosen by {', '.join(chosen_by)}: give --data that neither has seen"
         console.print(text, style="yellow")
+    show_reasons(decision, console)
+
+
+def show_reasons(decision: Decision, console: Console) -> None:
+    """Print what each rule says."""
     table = Table(box=SIMPLE_HEAD)
     for column in ("rule", "holds", "finding"):
         table.add_column(column, overflow="fold")

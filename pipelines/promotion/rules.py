@@ -1,12 +1,14 @@
 """Whether a challenger takes the champion's place: a function of what both did on the same objects."""
 
+import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mst.errors import ConfigError
 from mst.evaluation import ObjectRecord
 from mst.evaluation.metrics import number_of_clicks
 from mst.evaluation.statistics import Comparison, paired_comparison
@@ -15,7 +17,7 @@ Records = Mapping[str, Sequence[ObjectRecord]]
 """What a model did on each data set, by its name."""
 
 _TARGET = 0.9
-_GAIN, _FIRST = "gain", "rival"
+_GAIN, _FIRST = "gain", "first"
 
 
 class Rules(BaseModel):
@@ -33,6 +35,29 @@ class Rules(BaseModel):
     """Share of the champion's time for a click that it may take longer, where `max_ms` sets no budget."""
     max_ms: Annotated[float, Field(gt=0)] | None = None
     """The budget: most milliseconds for a click."""
+
+
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    """Give the rules options of a command line."""
+    group = parser.add_argument_group("rules")
+    for name, setting in Rules.model_fields.items():
+        text = f"{setting.description} (default {setting.default})"
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, dest=name, type=float, default=setting.default, metavar="X", help=text)
+
+
+def rules_of(arguments: argparse.Namespace) -> Rules:
+    """Return the rules that a command line asks for.
+
+    Raises:
+        ConfigError: a figure is out of its range.
+    """
+    try:
+        return Rules(**{name: getattr(arguments, name) for name in Rules.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"--{flag}: {first['msg']}, not {first['input']}") from None
 
 
 class Reason(NamedTuple):
@@ -92,11 +117,6 @@ def decide(challenger: Records, champion: Records | None, max_clicks: int, rules
     budget_ms = (1 + rules.slower_by) * ms_per_click(theirs) if rules.max_ms is None else rules.max_ms
     gain, latency = _gain(ours, theirs, max_clicks, rules), _latency(ours, budget_ms)
     return Decision((*checks, gain, *losses, latency))
-
-
-def compare(challenger: Records, champion: Records, max_clicks: int) -> Comparison:
-    """Return the challenger's NoC@90 less the champion's, over the same objects of all data sets."""
-    return _compared(_all(challenger), _all(champion), max_clicks)
 
 
 def nocs(records: Sequence[ObjectRecord], target: float, max_clicks: int) -> list[int]:

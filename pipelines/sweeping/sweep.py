@@ -24,7 +24,7 @@ from pipelines.sweeping.schedulers import replay, scheduler
 from pipelines.sweeping.search import TOLD, Proposals
 from pipelines.sweeping.table import SweepView
 from pipelines.sweeping.trial import TAKEOVER, run_trial
-from pipelines.training.driver import LASTING
+from pipelines.training.callbacks import LASTING
 from pipelines.training.tracking import TrackedRun, close_children
 
 Trainable = Callable[[dict[str, Any]], None]

@@ -25,6 +25,7 @@ from mst.training.checkpoints import adopt, newest, saved
 from pipelines.sweeping.plan import Plan
 from pipelines.sweeping.record import Takeover
 from pipelines.sweeping.search import TOLD
+from pipelines.training.callbacks import Forward
 from pipelines.training.driver import train_driver
 from pipelines.training.tracking import TrackedRun, run_of
 
@@ -107,17 +108,6 @@ def _take_over(run: UPath, address: Address, steps_per_epoch: int) -> Takeover |
     return Takeover(other.name, wanted[0].step // steps_per_epoch, time.time())
 
 
-class _Forward(UserCallback):
-    """Passes the first worker's validations on to the trial's process."""
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Pass on what was reported."""
-        self._queue.put(metrics[0])
-
-
 @contextmanager
 def _forwarded(tell: Callable[[dict[str, Any]], None]) -> Iterator[UserCallback]:
     """Tell what workers report, as long as the block runs, and all of it before the block is left.
@@ -134,7 +124,7 @@ def _forwarded(tell: Callable[[dict[str, Any]], None]) -> Iterator[UserCallback]
     teller = threading.Thread(target=pass_on, daemon=True)
     teller.start()
     try:
-        yield _Forward(queue)
+        yield Forward(queue)
     finally:
         queue.put(None)
         teller.join()

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from ray.actor import ActorHandle
@@ -16,17 +15,15 @@ from mst.config import Config
 from mst.data.files import as_path
 from mst.data.sampling.sampler import Shard
 from mst.data.sources import check_sources
-from mst.errors import CheckpointError, ConfigError, ImageError, MSTError, TrainingError
+from mst.errors import ConfigError, MSTError, TrainingError
 from mst.model import MST
 from mst.overrides import override
 from mst.training.checkpoints import Saved, best
 from mst.training.resume import check_run
 from pipelines.cluster import Resources, check_resources
+from pipelines.training.callbacks import StopAtLastingErrors
 from pipelines.training.tracking import TrackedRun, open_run, run_of
-from pipelines.training.worker import train_share, train_worker
-
-LASTING = (ConfigError, CheckpointError, ImageError, TrainingError)
-"""Errors that another try would meet again; a `DataError` may come of a store that was away."""
+from pipelines.training.worker import Work, train_share, train_worker
 
 
 @dataclass(frozen=True)
@@ -81,18 +78,12 @@ def train_driver(
         tracked = open_run(uri, folder, config, parent=parent)
     try:
         if not is_trained:
-            options = {
-                "config": config.model_dump(mode="json"),
-                "run": folder,
-                "tracked": tuple(tracked),
-                "threads": resources.cpus_per_worker,
-                "board": board,
-            }
+            work = Work(config, folder, tracked, resources.cpus_per_worker, board)
             if on_epoch:
                 device = torch.device("cuda" if resources.use_gpu else "cpu")
-                train_share(options, Shard(0, 1), device, on_epoch)
+                train_share(work, Shard(0, 1), device, on_epoch)
             else:
-                _fit(folder.name, options, resources, callbacks)
+                _fit(work, resources, callbacks)
         checkpoint = best(folder).path
         tracked.log_checkpoint(checkpoint)
     except BaseException as error:
@@ -150,7 +141,7 @@ def check_request(
     return found, changed
 
 
-def _fit(name: str, options: dict[str, Any], resources: Resources, callbacks: Sequence[UserCallback]) -> None:
+def _fit(work: Work, resources: Resources, callbacks: Sequence[UserCallback]) -> None:
     """Let Ray Train run the workers, as often as it takes.
 
     The checkpoints are ours (`mst.training.checkpoints`): they count as soon as they are written, whether or
@@ -161,14 +152,14 @@ def _fit(name: str, options: dict[str, Any], resources: Resources, callbacks: Se
     with tempfile.TemporaryDirectory(prefix="ray-") as scratch:  # for files of Ray's that nothing depends on
         TorchTrainer(
             train_worker,
-            train_loop_config=options,
+            train_loop_config={"work": work},
             scaling_config=ScalingConfig(
                 num_workers=resources.num_workers if resources.min_workers is None else elastic,  # type: ignore[arg-type]  # mypy sees Train V1's classes
                 use_gpu=resources.use_gpu,
                 resources_per_worker=resources.per_worker(),
             ),
             run_config=RunConfig(
-                name=name,
+                name=work.run.name,
                 storage_path=scratch,
                 failure_config=FailureConfig(
                     max_failures=resources.max_failures,
@@ -177,16 +168,6 @@ def _fit(name: str, options: dict[str, Any], resources: Resources, callbacks: Se
                 callbacks=[StopAtLastingErrors(), *callbacks],  # type: ignore[list-item]
             ),
         ).fit()
-
-
-class StopAtLastingErrors(UserCallback):
-    """Ends a training at an error of ours at once, which Ray Train would try again `max_failures` times."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise the first such error of a worker, which ends the controller."""
-        for error in worker_exceptions.values():
-            if isinstance(error, LASTING):
-                raise error
 
 
 def _cause(error: BaseException) -> BaseException:

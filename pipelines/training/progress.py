@@ -3,15 +3,16 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.actor import ActorHandle
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mst.config import Config
-from mst.training import StepReport
+if TYPE_CHECKING:  # torch would take the board's process seconds to import
+    from mst.config import Config
+    from mst.training import StepReport
 
 _POLL_SECONDS = 0.5
 _LINE_SECONDS = 15.0  # between two lines where there is no terminal
@@ -53,7 +54,7 @@ class Smoothed:
         return dict(self._values)
 
 
-def post(board: ActorHandle, report: StepReport, smooth: dict[str, float], config: Config) -> None:
+def post(board: ActorHandle, report: "StepReport", smooth: dict[str, float], config: "Config") -> None:
     """Write a step to the board, with the running averages of its figures."""
     left = (report.steps - report.step - 1) * config.train.batch_size / smooth["images_per_second"]
     figures = f"loss {smooth['loss']:.3f}  IoU {smooth['iou']:.3f}  {smooth['images_per_second']:.1f} img/s"

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
-from alembic.util.exc import CommandError
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.time import get_current_time_millis
-from sqlalchemy.exc import SQLAlchemyError
 from upath import UPath
 
 from mst.checkpoint import copy_for_use
@@ -139,6 +137,9 @@ def check_server(uri: str) -> None:
         _check_health(uri)
     else:
         check_database(uri, _TABLES)
+    from alembic.util.exc import CommandError  # a second that workers need not spend  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
     with plainly(uri):
         try:
             MlflowClient(uri, uri).get_experiment_by_name(EXPERIMENT)

@@ -1,15 +1,16 @@
 """What each Ray worker of a training does."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import ray.train
 import ray.train.torch
 import torch
+from ray.actor import ActorHandle
 from upath import UPath
 
+from mst.config import Config
 from mst.data.sampling.sampler import Shard
-from mst.overrides import from_dict
 from mst.training import EpochReport, fit, gather, validation_share
 from mst.training.checkpoints import newest, remove_unfinished, save
 from mst.training.resume import read_data, start
@@ -17,38 +18,46 @@ from pipelines.training.reporting import Leader
 from pipelines.training.tracking import TrackedRun
 
 
-def train_worker(options: dict[str, Any]) -> None:
-    """Train this worker's share; Ray Train calls it on every worker, and again after a failure.
+@dataclass(frozen=True)
+class Work:
+    """What all workers of a training are told."""
 
-    Args:
-        options: as `train_share` takes them.
-    """
+    config: Config
+    run: UPath
+    """Folder of the run."""
+    tracked: TrackedRun
+    threads: int
+    """Of each worker."""
+    board: ActorHandle | None = None
+    """Shows the progress."""
+
+
+def train_worker(options: dict[str, Work]) -> None:
+    """Train this worker's share of `options["work"]`; Ray Train calls it, and again after a failure."""
     context = ray.train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
-    train_share(options, shard, ray.train.torch.get_device(), ray.train.report)
+    train_share(options["work"], shard, ray.train.torch.get_device(), ray.train.report)
 
 
 def train_share(
-    options: dict[str, Any], shard: Shard, device: torch.device, tell: Callable[[dict[str, float]], None]
+    work: Work, shard: Shard, device: torch.device, tell: Callable[[dict[str, float]], None]
 ) -> None:
     """Train one worker's share, from the run's newest checkpoint on.
 
     Args:
-        options: `config` as plain data, `run` (its folder), `tracked` (a `TrackedRun`), `threads` for each
-            worker, and the `board` that shows progress, or None.
+        work: of all workers.
         shard: which share it is.
         device: to train on.
         tell: given each validation's figures.
     """
-    torch.set_num_threads(options["threads"])
-    config, run = from_dict(options["config"]), options["run"]
-    tracked = TrackedRun(*options["tracked"])
+    torch.set_num_threads(work.threads)
+    config, run, tracked = work.config, work.run, work.tracked
     state, origin = start(config, _checkpoint_to_go_on_from(run, shard), device)
     state.run_id = tracked.run_id
     training_set, validation = read_data(config)
     for _ in validation_share(validation, config, shard):
         pass  # a broken sample is to be found now, not when the first epoch is trained
-    leader = Leader(tracked, options["board"], config, training_set, shard) if shard.rank == 0 else None
+    leader = Leader(tracked, work.board, config, training_set, shard) if shard.rank == 0 else None
     if leader:
         leader.begin(f"{len(validation)} validation objects; weights: {origin}")
     for report in fit(config, state, training_set, validation, shard):

@@ -15,7 +15,6 @@ from pipelines.evaluation.methods import PEER_NAMES
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-    monkeypatch.setattr(evaluate, "connect", lambda: None)  # the fixture `cluster` is connected already
     evaluate.main()
 
 

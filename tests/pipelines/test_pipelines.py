@@ -34,7 +34,7 @@ from pipelines.training.driver import check_request, train_driver
 from pipelines.training.tracking import find_run
 from serve.inference.registry import fetch_model, pin
 from serve.settings import ServeSettings
-from tests.conftest import TINY_MODEL, as_options
+from tests.conftest import TINY_MODEL, as_options, train_here
 
 
 @pytest.fixture
@@ -113,14 +113,14 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
 
 def test_a_run_goes_on_with_other_settings_where_that_is_allowed(cluster, registry, config, tmp_path):
     config = override(config, {"train.epochs": 1})
-    train_driver(config, UPath(tmp_path) / "run", Resources(), uri=registry)
+    train_here(config, UPath(tmp_path) / "run", registry)
     changed = override(config, {"train.epochs": 2, "optim.lr": 0.002})
     with pytest.raises(ConfigError, match=r"epochs: 1 -> 2\); .*, or go on .* --allow-config-change"):
-        train_driver(changed, UPath(tmp_path) / "run", Resources(), uri=registry)
+        train_here(changed, UPath(tmp_path) / "run", registry)
     other_network = override(changed, {"model.k_ratio": 0.5})
     with pytest.raises(ConfigError, match=r"model.k_ratio: .*; give this one another name$"):
-        train_driver(other_network, UPath(tmp_path) / "run", Resources(), uri=registry, allow_change=True)
-    trained = train_driver(changed, UPath(tmp_path) / "run", Resources(), uri=registry, allow_change=True)
+        train_here(other_network, UPath(tmp_path) / "run", registry, allow_change=True)
+    trained = train_here(changed, UPath(tmp_path) / "run", registry, allow_change=True)
     assert (tmp_path / "run" / "step_00000004").exists()
     run = trained.run.client().get_run(trained.run.run_id)
     assert run.data.tags["changed_after_step_2"] == "optim.lr: 0.001 -> 0.002; train.epochs: 1 -> 2"
@@ -151,7 +151,7 @@ def test_a_killed_run_goes_on_under_its_name_to_the_same_weights(cluster, regist
     assert not (tmp_path / "killed" / "step_00000008").exists()
 
     resumed = train_driver(config, UPath(tmp_path) / "killed", Resources(), uri=registry)
-    undisturbed = train_driver(config, UPath(tmp_path) / "undisturbed", Resources(), uri=registry)
+    undisturbed = train_here(config, UPath(tmp_path) / "undisturbed", registry)
     states = [
         load_training_state(tmp_path / name / "step_00000008")["model"] for name in ("killed", "undisturbed")
     ]
@@ -184,10 +184,10 @@ def test_weights_of_another_architecture_are_refused_before_any_worker_starts(cl
 
 def test_what_was_trained_but_not_logged_is_finished_by_another_start(cluster, registry, config, tmp_path):
     folder = UPath(tmp_path / "runs") / "late"
-    trained = train_driver(config, folder, Resources(), uri=registry)
+    trained = train_here(config, folder, registry)
     client = MlflowClient(registry, registry)
     client.update_run(trained.run.run_id, status="RUNNING")  # as if it had been killed just before
-    again = train_driver(config, folder, Resources(), uri=registry)
+    again = train_here(config, folder, registry)
     assert again == trained
     assert client.get_run(trained.run.run_id).info.status == "FINISHED"
 

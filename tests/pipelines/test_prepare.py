@@ -1,7 +1,6 @@
 """`pipelines/prepare.py`: many sources become one index; faults of data are found."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from pipelines import prepare as prepare_module
 from pipelines.preparation.checking import check, write_sound
 from pipelines.prepare import prepare
 from pipelines.storage import PROJECT
+from tests.conftest import command_here
 
 SOURCES = ["lvis:annotations/lvis_train.json", "coco:annotations/instances_train.json"]
 HEIGHT, WIDTH = 40, 60
@@ -281,17 +281,11 @@ def test_missing_images_are_faults_too(faulty, cluster):
     assert found == [str(faulty / "train" / "b.jpg")]
 
 
-def test_the_command_line_checks_fixes_and_draws(faulty, scenes, tmp_path, cluster):
+def test_the_command_line_checks_fixes_and_draws(faulty, scenes, tmp_path, cluster, monkeypatch):
     def run(root, *options):
-        return subprocess.run(
-            [sys.executable, "pipelines/prepare.py", "--root", str(root), *map(str, options)],
-            cwd=PROJECT,
-            check=False,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "COLUMNS": "300"},
-        )
+        return command_here("pipelines/prepare.py", "--root", root, *options)
 
+    monkeypatch.setenv("COLUMNS", "300")
     found = run(faulty, "--check", "coco:annotations/instances_train.json")
     assert found.returncode == 1
     assert all(kind in found.stdout for kind in (*ONE_OF_EACH, *BY_RULE))

@@ -194,6 +194,5 @@ def test_a_champion_that_was_tampered_with_is_not_compared_with(registry, run, r
 )
 def test_a_wrong_command_is_named(registry, cluster, monkeypatch, arguments, error, message):
     monkeypatch.setattr(sys, "argv", ["promote.py", *arguments])
-    monkeypatch.setattr(module.cluster, "connect", lambda: None)
     with pytest.raises(error, match=message):
         module.main()

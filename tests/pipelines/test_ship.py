@@ -16,10 +16,12 @@ from mst.model import MST
 from mst.overrides import override
 from pipelines.cluster import Resources, free_port
 from pipelines.promotion.comparison import Terms
+from pipelines.promotion.rules import Rules
 from pipelines.ship import SHIPPED, in_half, ship
 from pipelines.storage import PROJECT
 
 TRAINED = PROJECT / "checkpoints" / "scenes_tiny"
+RULES = Rules(max_ms=1e6)  # the machine that runs the tests may be busy
 MOST_BYTES = 64 * 2**20
 
 
@@ -80,17 +82,18 @@ def test_it_is_stored_in_half_precision_without_the_state(random, tmp_path):
 
 def test_only_a_better_one_takes_its_place(random, terms, tmp_path, cluster):
     out = tmp_path / "checkpoints" / "mst"
-    assert ship(random, out, terms).difference is None
+    assert ship(random, out, terms, RULES).decision.why() == "first: there is no champion yet"
     first = verify(out)
-    outcome = ship(TRAINED, out, terms)
-    assert outcome.difference.high < 0
+    outcome = ship(TRAINED, out, terms, RULES)
+    assert outcome.decision.is_promoted
+    assert outcome.decision.why().endswith(": better")
     assert outcome.new["scenes"].evaluation.measures["noc90"].value < 8
     better = verify(out)
     assert better["sha256"][WEIGHTS] == verify(TRAINED)["sha256"][WEIGHTS] != first["sha256"][WEIGHTS]
-    outcome = ship(random, out, terms)
-    assert outcome.difference.low > 0
-    assert not outcome.is_shipped
+    outcome = ship(random, out, terms, RULES)
+    assert not outcome.decision.is_promoted
+    assert "no loss on scenes" in outcome.decision.why()
     assert verify(out) == better
-    same = ship(TRAINED, out, terms)
-    assert same.difference[:3] == (0, 0, 0)
-    assert not same.is_shipped
+    same = ship(TRAINED, out, terms, RULES).decision
+    assert "NoC@90 +0.00 clicks [+0.00, +0.00]: not better, no worse" in same.why()
+    assert not same.is_promoted

@@ -35,10 +35,9 @@ from pipelines.sweeping.record import Record, TrialRecord, alone, rank
 from pipelines.sweeping.sweep import explore, sweep
 from pipelines.sweeping.table import SweepView
 from pipelines.sweeping.winner import as_it_is, check_held_out, measure, train_on
-from pipelines.training.driver import train_driver
 from pipelines.training.tracking import find_run, open_run
 from pipelines.tune import add_options, plan_of
-from tests.conftest import as_options
+from tests.conftest import as_options, train_here
 from tune_spaces import smoke
 
 
@@ -221,7 +220,7 @@ def test_a_population_has_to_fit(cluster, config, folder):
 
 def test_a_run_goes_on_from_anothers_checkpoint(cluster, registry, config, folder):
     one, other = folder / "one", folder / "other"
-    train_driver(config, one, Resources(), uri=registry)
+    train_here(config, one, registry)
     shutil.copytree(str(one), str(other))
     first = saved(one)[0]
     adopt(other, first.path)
@@ -229,7 +228,7 @@ def test_a_run_goes_on_from_anothers_checkpoint(cluster, registry, config, folde
     assert (there.step, there.metrics, there.run_id) == (first.step, first.metrics, None)
     verify(Path(str(there.path)))
     changed = override(config, {"optim.layer_decay": 0.5, "optim.weight_decay": 0.3})  # other groups of AdamW
-    trained = train_driver(changed, other, Resources(), uri=registry, allow_change=True)
+    trained = train_here(changed, other, registry, allow_change=True)
     assert trained.run == find_run(registry, other) != find_run(registry, one)
     state = torch.load(str(newest(other).path / "training_state.pt"), weights_only=True)["optimizer"]
     assert {group["weight_decay"] for group in state["param_groups"]} == {0.0, 0.3}
@@ -309,9 +308,7 @@ def test_the_winner_is_trained_on_and_tested_on_held_out_data(
     parent = open_run(registry, folder, config)
     settings = {"model.k_ratio": 0.5}
     trial = TrialRecord(0, settings, "finished")
-    train_driver(
-        override(config, settings), folder / trial.name, Resources(), uri=registry, parent=parent.run_id
-    )
+    train_here(override(config, settings), folder / trial.name, registry, parent=parent.run_id)
 
     assert as_it_is(trial, folder, parent).checkpoint.parent == folder / trial.name
     trained = train_on(plan, trial, folder, parent, epochs=3)

@@ -18,6 +18,7 @@ from mst.training.__main__ import train
 from mst.training.checkpoints import newest
 from mst.training.resume import read_data
 from pipelines.storage import PROJECT
+from tests.conftest import command_here
 
 CPU = torch.device("cpu")
 
@@ -83,7 +84,7 @@ def test_what_a_killed_process_began_is_finished_to_the_same_weights(config, tmp
 )
 def test_wrong_settings_are_one_line(content, message, tmp_path):
     (tmp_path / "config.json").write_text(content)
-    done = command(tmp_path / "config.json", "--out", tmp_path / "run")
+    done = command_here("-m", "mst.training", tmp_path / "config.json", "--out", tmp_path / "run")
     assert done.returncode == 1
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1

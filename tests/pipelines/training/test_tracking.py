@@ -12,6 +12,7 @@ from mst.errors import ServerError
 from pipelines.cluster import free_port
 from pipelines.storage import PROJECT
 from pipelines.training.tracking import check_server, tracking_uri
+from tests.conftest import command_here
 from tests.stores import Server
 
 
@@ -136,9 +137,7 @@ def test_a_new_database_is_set_up_and_a_refused_one_leaves_no_file(tmp_path, mon
 def test_every_command_says_so_in_one_line(command, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
-    done = subprocess.run(
-        [sys.executable, *command], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    done = command_here(*command)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert f"{tmp_path}/file/mlflow.db: the database cannot be opened" in done.stderr

@@ -35,7 +35,7 @@ from upath import UPath
 from benchmarks.shared.harness import OUT, Row, report, row
 from benchmarks.shared.index_cost import beside_other_readers, blob, index_of_coco_size
 from benchmarks.shared.plain_loader import PlainLoader, PlainRecord, plain_next_click
-from mst.clicks import Click, Mask, next_click
+from mst.clicks import Click, Mask
 from mst.config import Config
 from mst.data.annotations import ImageRecord
 from mst.data.cache import FileCache
@@ -46,6 +46,7 @@ from mst.data.sampling.training_set import TrainingSet
 from mst.data.scenes import draw_scene, shipped_photos
 from mst.data.sources import read_records
 from mst.overrides import override
+from mst.robot import next_click
 from pipelines.cluster import free_port
 
 ANNOTATIONS = "annotations/instances_train2017.json"

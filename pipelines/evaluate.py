@@ -14,7 +14,7 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from mst.command_line import count, natural, parse, run
 from mst.data.files import as_path, check_writable
@@ -28,7 +28,7 @@ from mst.overrides import from_dict
 from pipelines.cluster import connect
 from pipelines.evaluation.actors import Precision, Protocol
 from pipelines.evaluation.data_sets import DataSet, read_data_set
-from pipelines.evaluation.evaluate import actor_resources, evaluate_on_cluster
+from pipelines.evaluation.evaluate import actor_resources, add_actors, evaluate_on_cluster
 from pipelines.evaluation.methods import PEER_NAMES, UNTRAINED, Subject, make_peers, read_model
 from pipelines.evaluation.naming import check_distinct
 from pipelines.evaluation.tables import show_evaluations
@@ -88,70 +88,45 @@ def protocol_of(arguments: argparse.Namespace, subject: Subject, objects: int) -
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options to a parser."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--model",
         required=True,
         nargs="+",
         metavar="[NAME=]MODEL",
         help="checkpoint folders, or models:/NAME@ALIAS; the first is compared with the others",
     )
-    parser.add_argument(
+    add(
         "--data",
         required=True,
         nargs="+",
         metavar="[NAME=]SOURCE",
         help="data sets: coco:JSON of your own, grabcut:FOLDER, ... (mst.data.sources)",
     )
-    parser.add_argument(
-        "--peers",
-        nargs="*",
-        default=None,
-        metavar="PEER",
-        help=f"methods to compare with, all if none is named: {', '.join(PEER_NAMES)}",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=None, metavar="FOLDER", help="keep records and parts here, and a report"
-    )
-    parser.add_argument(
-        "--max-objects", type=count, default=None, help="most objects of a data set, evenly spread"
-    )
-    parser.add_argument(
-        "--max-clicks", type=count, default=None, help="most clicks on an object (default: the model's)"
-    )
-    parser.add_argument("--from-nothing", action="store_true", help="pass over initial masks")
-    parser.add_argument("--no-zoom", action="store_true", help="always look at the whole image")
-    parser.add_argument(
-        "--zoom-first",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="look at a first click twice, closer the second time (default: the model's)",
-    )
-    parser.add_argument(
-        "--zoom-sides",
-        type=count,
-        nargs="*",
-        default=None,
-        metavar="PIXELS",
-        help="sides of the input in the closer look at a first click (default: the model's)",
-    )
-    parser.add_argument(
-        "--precision", choices=get_args(Precision), default="fp32", help="precision of the forward pass"
-    )
-    parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
-    parser.add_argument(
-        "--cascade",
-        type=natural,
-        default=None,
-        metavar="N",
-        help="cf-N: N more forward passes for a click (default: the model's)",
-    )
-    parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
-    parser.add_argument("--cpus-per-worker", type=count, default=None, help="default: all cores, divided")
-    parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
-    parser.add_argument("--batch-size", type=count, default=1, help="objects that share a forward")
-    parser.add_argument(
-        "--part-size", type=count, default=None, help="objects of a part, which a killed worker loses"
-    )
+    peers = f"methods to compare with, all if none is named: {', '.join(PEER_NAMES)}"
+    add("--peers", nargs="*", metavar="PEER", help=peers)
+    add("--out", type=Path, metavar="FOLDER", help="keep records and parts here, and a report")
+    add("--max-objects", type=count, help="most objects of a data set, evenly spread")
+    _add_protocol(parser.add_argument_group("protocol", "how objects are clicked on"))
+    add_actors(parser)
+    add("--batch-size", type=count, default=1, help="objects that share a forward")
+    add("--part-size", type=count, help="objects of a part, which a killed worker loses")
+
+
+def _add_protocol(group: Any) -> None:
+    """Add the options of the protocol; those that are not given are the model's."""
+    add = group.add_argument
+    add("--max-clicks", type=count, help="most clicks on an object (default: the model's)")
+    add("--from-nothing", action="store_true", help="pass over initial masks")
+    add("--no-zoom", action="store_true", help="always look at the whole image")
+    first = "look at a first click twice, closer the second time (default: the model's)"
+    add("--zoom-first", action=argparse.BooleanOptionalAction, help=first)
+    sides = "sides of the input in the closer look at a first click (default: the model's)"
+    add("--zoom-sides", type=count, nargs="*", metavar="PIXELS", help=sides)
+    add("--precision", choices=get_args(Precision), default="fp32", help="precision of the forward pass")
+    add("--flip", action="store_true", help="average with the mirrored image")
+    cascade = "cf-N: N more forward passes for a click (default: the model's)"
+    add("--cascade", type=natural, metavar="N", help=cascade)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mst.command_line import count, parse, run
 from mst.errors import ConfigError
 from pipelines import cluster
-from pipelines.evaluation.evaluate import actor_resources
+from pipelines.evaluation.evaluate import actor_resources, add_actors
 from pipelines.promotion.promote import Request, promote
 from pipelines.promotion.rules import Decision, add_rules, rules_of
 from pipelines.registry.versions import (
@@ -79,9 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "--force", metavar="REASON", help="promote whatever the rules say; the reason is kept"
     )
     add_rules(parser)
-    parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
-    parser.add_argument("--cpus-per-worker", type=count, help="default: all cores, divided")
-    parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
+    add_actors(parser)
     return parser
 
 

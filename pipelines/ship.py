@@ -24,8 +24,8 @@ from mst.checkpoint import copy_for_use, load_model, save_checkpoint
 from mst.command_line import add_options, count, given, parse, run
 from mst.overrides import override
 from pipelines import cluster
-from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Precision
+from pipelines.evaluation.evaluate import actor_resources, add_actors
 from pipelines.evaluation.tables import show_evaluations
 from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named, records_of
 from pipelines.promotion.promote import show_reasons
@@ -95,26 +95,26 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, metavar="SOURCE", help="to compare on")
     parser.add_argument("--max-objects", type=count, help="most objects of each data set, evenly spread")
     parser.add_argument("--max-clicks", type=count, default=20, help="most clicks on an object")
-    parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
         default="fp32",
         help="precision of the forward pass of both",
     )
+    add_actors(parser)
     add_rules(parser)
     add_options(parser, "eval.")
     arguments = parse(parser, None)
+    rules = rules_of(arguments)
+    cluster.connect()
     terms = Terms(
         data=named(arguments.data, UPath(Path.cwd())),
         max_clicks=arguments.max_clicks,
         max_objects=arguments.max_objects,
-        resources=Resources(num_workers=arguments.num_workers),
+        resources=actor_resources(arguments),
         keep=PROJECT / "out" / "evaluations",
         precision=arguments.precision,
     )
-    rules = rules_of(arguments)
-    cluster.connect()
     outcome = ship(arguments.checkpoint, arguments.out, terms, rules, given(arguments))
     for name in outcome.new:
         models = [(str(arguments.checkpoint), outcome.new), (str(arguments.out), outcome.old)]

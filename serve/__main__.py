@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 from pydantic import ValidationError
@@ -33,32 +34,48 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on")
     for name, field in ServeSettings.model_fields.items():
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(
-            flag, dest=name, metavar="VALUE", help=f"{field.description} (default {field.default})"
-        )
+        flag, text = f"--{name.replace('_', '-')}", f"{field.description} (default {field.default})"
+        parser.add_argument(flag, dest=name, metavar="VALUE", help=text)
     arguments = vars(parser.parse_args())
     host, port = arguments.pop("host"), arguments.pop("port")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    given = {name: value for name, value in arguments.items() if value is not None}
     try:
-        settings = ServeSettings(**{name: value for name, value in arguments.items() if value is not None})
-        _check_host(host, settings)
-        if settings.model.startswith(REGISTERED):
-            check_database(registry_of(settings))
-        if arguments["model"] is None and not is_registered(settings):
-            print(f"{registry_of(settings)} has no {settings.model}: the model that ships is served")
-            settings = settings.model_copy(update={"model": str(SHIPPED)})
-        with tempfile.TemporaryDirectory() as folder:  # an early and plain word if there is no such model
-            _, info = fetch_model(pin(settings), Path(folder))
-    except CheckpointError as error:
-        where = f" ({registry_of(settings)})" if settings.model.startswith(REGISTERED) else ""
-        sys.exit(f"error: {error}{where}")
+        settings, served = _choose(host, given)
     except MSTError as error:
         sys.exit(f"error: {error}")
     except ValidationError as error:
         first = error.errors()[0]
         where = f"--{first['loc'][0]}: ".replace("_", "-") if first["loc"] else ""
         sys.exit(f"error: {where}{first['msg'].removeprefix('Value error, ')}")
+    _serve(settings, served, host, port)
+
+
+def _choose(host: str, given: dict[str, Any]) -> tuple[ServeSettings, str]:
+    """Return the settings that a command line means, and a word for the model, before anything is started.
+
+    Raises:
+        MSTError: there is no such model, or others would be let in without keys.
+        pydantic.ValidationError: a setting is wrong.
+    """
+    settings = ServeSettings(**given)
+    _check_host(host, settings)
+    if settings.model.startswith(REGISTERED):
+        check_database(registry_of(settings))
+    if "model" not in given and not is_registered(settings):
+        print(f"{registry_of(settings)} has no {settings.model}: the model that ships is served")
+        settings = settings.model_copy(update={"model": str(SHIPPED)})
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _, info = fetch_model(pin(settings), Path(folder))
+    except CheckpointError as error:
+        where = f" ({registry_of(settings)})" if settings.model.startswith(REGISTERED) else ""
+        raise CheckpointError(f"{error}{where}") from None
+    return settings, f"{info.name} version {info.version}"
+
+
+def _serve(settings: ServeSettings, served: str, host: str, port: int) -> None:
+    """Serve until interrupted."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Without an address Ray would also try the last cluster that was started here, alive or not.
     address = None if os.environ.get("RAY_ADDRESS") else "local"
@@ -66,7 +83,7 @@ def main() -> None:
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     serve.start(http_options={"host": host, "port": port, "request_timeout_s": 2 * settings.deadline_seconds})
     serve.run(build(settings), name=_APPLICATION, logging_config={"log_level": "WARNING"})
-    print(f"serving {info.name} version {info.version} at http://{host}:{port}, API at /docs", flush=True)
+    print(f"serving {served} at http://{host}:{port}, API at /docs", flush=True)
     for stop in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
         signal.signal(stop, signal.default_int_handler)
     try:

@@ -179,7 +179,7 @@ def _count(choices: int, decay: float, rng: np.random.Generator) -> int:
 def plain_next_click(
     prediction: Mask, truth: Mask, void: Mask | None = None, clicked: Sequence[Click] = ()
 ) -> Click | None:
-    """Place the click of `mst.clicks.next_click` by the distances of all pixels of both errors."""
+    """Place the click of `mst.robot.next_click` by the distances of all pixels of both errors."""
     known = np.ones_like(truth) if void is None else ~void
     missed, wrong = (_squared_depths(error & known) for error in (truth & ~prediction, prediction & ~truth))
     for click in clicked:

@@ -24,7 +24,6 @@ from upath import UPath
 
 from benchmarks.shared.harness import Row, difference, report, row
 from mst.checkpoint import load_model
-from mst.clicks import next_click
 from mst.command_line import count, parse, run
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
@@ -37,6 +36,7 @@ from mst.evaluation.statistics import paired_comparison
 from mst.model import MST
 from mst.model.fusion import FusionStage
 from mst.predictor import Predictor, next_crop, outputs
+from mst.robot import next_click
 from pipelines.promotion.rules import nocs
 from pipelines.storage import PROJECT
 

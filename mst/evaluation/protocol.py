@@ -1,6 +1,6 @@
 """The click protocol of the field: how many clicks until the mask is right (NoC, NoF).
 
-Deterministic: each click is placed by `mst.clicks.next_click`, models are in evaluation mode. Every figure is
+Deterministic: each click is placed by `mst.robot.next_click`, models are in evaluation mode. Every figure is
 computed from the records of the objects.
 """
 
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mst.clicks import Click, Mask, next_click
+from mst.clicks import Click, Mask
 from mst.data.annotations import Sample
 from mst.data.pixels.encode import encode_rle
 from mst.errors import NothingToClickError, PredictionError
 from mst.evaluation.metrics import iou, near_contour, never_reached, number_of_clicks
 from mst.predictor import Segment
+from mst.robot import next_click
 
 TARGETS = (0.80, 0.85, 0.90, 0.95)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import ray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mst.command_line import count
 from mst.data.files import written_whole
 from mst.errors import DataError
 from mst.evaluation.records import write_table
@@ -82,8 +83,15 @@ def _keep(out: Path, whole: Part, about: Mapping[str, str]) -> Evaluation:
     return evaluation
 
 
+def add_actors(parser: argparse.ArgumentParser) -> None:
+    """Add the options of an evaluation's actors to a parser."""
+    parser.add_argument("--num-workers", type=count, default=1, help="Ray actors that share the objects")
+    parser.add_argument("--cpus-per-worker", type=count, help="cores of each (default: all cores, divided)")
+    parser.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
+
+
 def actor_resources(arguments: argparse.Namespace) -> Resources:
-    """Return what the command line asks of the cluster, which must be connected: by default all its cores."""
+    """Return what those options ask of the cluster, which must be connected."""
     cores = int(ray.cluster_resources().get("CPU", 1)) // arguments.num_workers
     return Resources(
         num_workers=arguments.num_workers,

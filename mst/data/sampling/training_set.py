@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mst.clicks import Mask, click_tensor, sample_clicks
+from mst.clicks import Mask, click_tensor
 from mst.config import Config
 from mst.data.annotations import ImageRecord, ObjectAnnotation, Records
 from mst.data.files import Fetch, fetch
@@ -21,6 +21,7 @@ from mst.data.sampling.augment import View, choose_view, degrade, happens, recol
 from mst.data.sampling.copy_paste import Copy, choose_object, cut_out, leaves_enough
 from mst.data.sampling.sampler import SampleKey
 from mst.errors import AnnotationError, DataError, ImageError
+from mst.robot import sample_clicks
 
 _log = logging.getLogger(__name__)
 

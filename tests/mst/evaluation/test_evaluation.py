@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mst.clicks import Click, next_click
+from mst.clicks import Click
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
 from mst.data.sources import SampleSet
@@ -12,6 +12,7 @@ from mst.evaluation.metrics import boundary_iou, iou, never_reached, number_of_c
 from mst.evaluation.peers import open_click_disks
 from mst.model import MST
 from mst.predictor import Predictor
+from mst.robot import next_click
 from tests.conftest import TINY_MODEL, random_mask
 
 IMAGE = np.zeros((40, 50, 3), np.uint8)

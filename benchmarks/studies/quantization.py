@@ -79,7 +79,7 @@ def rows(
     yield row(f"{REFERENCE}_noc90", float(reference.mean()), "clicks")
     for name, variant in variants.items():
         clicks = needed(variant.model, config, samples, most, is_bf16=variant.is_bf16)
-        found = paired_comparison(clicks, reference)
+        found = paired_comparison(clicks, reference, [each.image_id for each in samples])
         yield from difference(f"{name}_noc90_less_{REFERENCE}", found, "clicks")
 
 

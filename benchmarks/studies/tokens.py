@@ -102,6 +102,7 @@ def rows(model: MST, config: EvalConfig, samples: Sequence[Sample], max_clicks: 
     for stage in model.fusions.values():
         stage.guide_base = _Silent()
     alone = needed(model, config, samples, max_clicks)
+    images = [each.image_id for each in samples]
     shares = np.array([sample.mask.mean() for sample in samples])
     for low, high in pairwise(EDGES):
         inside = np.flatnonzero((shares > low) & (shares <= high))
@@ -109,8 +110,9 @@ def rows(model: MST, config: EvalConfig, samples: Sequence[Sample], max_clicks: 
             group = f"{low:.0%}_to_{high:.0%}"
             yield row(f"{group}_objects", len(inside), "")
             yield from _of_tokens(group, [seen[index] for index in inside])
-            yield from _of_clicks(group, alone[inside], together[inside])
-    yield from _of_clicks("all", alone, together)
+            owners = [images[index] for index in inside]
+            yield from _of_clicks(group, alone[inside], together[inside], owners)
+    yield from _of_clicks("all", alone, together, images)
 
 
 def _of_tokens(group: str, seen: Sequence[Seen]) -> Iterator[Row]:
@@ -120,8 +122,10 @@ def _of_tokens(group: str, seen: Sequence[Seen]) -> Iterator[Row]:
     yield row(f"{group}_moves", float(np.mean([each.moves for each in seen])), "")
 
 
-def _of_clicks(group: str, alone: NDArray[np.float64], together: NDArray[np.float64]) -> Iterator[Row]:
-    found = paired_comparison(alone, together)
+def _of_clicks(
+    group: str, alone: NDArray[np.float64], together: NDArray[np.float64], images: Sequence[str]
+) -> Iterator[Row]:
+    found = paired_comparison(alone, together, images)
     yield row(f"{group}_noc90", float(together.mean()), "clicks")
     yield row(f"{group}_noc90_alone", float(alone.mean()), "clicks")
     yield from difference(f"{group}_noc90_alone_more", found, "clicks")

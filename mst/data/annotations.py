@@ -219,8 +219,12 @@ class Sample:
     """Mask from which the clicks start, (H, W); None to start from nothing."""
     size_class: str = ""
     """Group of sizes under which a report counts the object; empty for none."""
+    image_id: str = ""
+    """The same for all objects of an image, which intervals take together; empty for an image of its own."""
 
     def __post_init__(self) -> None:
+        if not self.image_id:
+            object.__setattr__(self, "image_id", self.name)
         self._take("image", as_image)
         of_its_size = partial(as_mask, shape=self.image.shape[:2])
         self._take("mask", of_its_size)

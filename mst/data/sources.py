@@ -262,7 +262,7 @@ def read_samples(
         else:
             records = read_records([text], root, max_faulty=max_faulty)
             loaders += [
-                partial(_read_object, record, each, fetch)
+                partial(_read_object, record, each, str(record.path).removeprefix(f"{root}/"), fetch)
                 for record in records
                 for each in record.objects
                 if not each.is_stuff
@@ -272,5 +272,5 @@ def read_samples(
     return SampleSet(loaders)
 
 
-def _read_object(record: ImageRecord, annotation: ObjectAnnotation, fetch: Fetch) -> Sample:
-    return Sample(annotation.name, record.read(fetch), annotation.decode())
+def _read_object(record: ImageRecord, annotation: ObjectAnnotation, image_id: str, fetch: Fetch) -> Sample:
+    return Sample(annotation.name, record.read(fetch), annotation.decode(), image_id=image_id)

@@ -31,6 +31,8 @@ class ObjectRecord:
     """What happened on one object."""
 
     name: str
+    image_id: str
+    """The same for all objects of an image."""
     height: int
     """Of the image, in pixels."""
     width: int
@@ -144,6 +146,7 @@ class ObjectUnderTest:
         height, width = sample.mask.shape
         return ObjectRecord(
             name=sample.name,
+            image_id=sample.image_id,
             height=height,
             width=width,
             area_share=float(sample.mask.mean()),

@@ -22,6 +22,7 @@ _NUMBERS = pa.list_(pa.float64())
 SCHEMA = pa.schema(
     [
         ("name", pa.string()),
+        ("image_id", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("area_share", pa.float64()),

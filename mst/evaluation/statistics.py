@@ -1,19 +1,24 @@
 """From the records of objects to figures that can be trusted: intervals, paired tests, groups of size.
 
 A set of tens or hundreds of objects leaves a mean of clicks uncertain by more than many a published
-difference. Everything here depends on its arguments alone: resampling is seeded.
+difference. Objects of one image are alike, so images are drawn and flipped, each with all its objects.
+Everything here depends on its arguments alone: resampling is seeded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from mst.evaluation.metrics import never_reached, number_of_clicks
 
 Values = NDArray[np.float64]
 """One number for each object, (N,)."""
+
+Images = Sequence[Hashable]
+"""The image of each object, (N,)."""
 
 RESAMPLES = 10_000
 SCALE_EDGES = tuple((tenth / 10) ** 2 for tenth in range(11))
@@ -71,30 +76,45 @@ class Failures(NamedTuple):
 
 
 def bootstrap_interval(
-    values: ArrayLike, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    values: ArrayLike,
+    images: Images | None = None,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
-    """Return the percentile bootstrap interval of a mean (Efron 1979).
+    """Return the bootstrap interval of a mean over objects, whose images are drawn (a cluster bootstrap).
 
     Args:
         values: (N,), at least one, finite.
+        images: see `Images`; None where each object has an image of its own.
         level: probability that the interval is made for, between 0 and 1.
-        resamples: number of means that are drawn, each of N values with replacement.
+        resamples: number of means that are drawn, each of as many images as there are, with replacement.
         seed: of the draws.
 
+    Returns:
+        Percentiles of the drawn means, moved outwards where images are few: by as much as Student's t is
+        wider than a normal distribution ("expanded percentiles", Hesterberg 2015, section 5.2). Of one image
+        nothing can be said but its own mean.
+
     Raises:
-        ValueError: no values, values that are not finite, or a level out of range.
+        ValueError: no values, values that are not finite, another number of images, or a level out of range.
     """
-    return bootstrap_intervals(_checked(values)[:, None], level, resamples, seed)[0]
+    return bootstrap_intervals(_checked(values)[:, None], images, level, resamples, seed)[0]
 
 
 def bootstrap_intervals(
-    columns: ArrayLike, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    columns: ArrayLike,
+    images: Images | None = None,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> list[Interval]:
-    """Return the interval of each of several means over the same objects, which are drawn for all at once.
+    """Return the interval of each of several means over the same objects, drawn for all at once.
 
     Args:
         columns: (N, M), M figures for each of at least one object, finite.
-        level: as for `bootstrap_interval`; so are the others.
+        images: as for `bootstrap_interval`; so are the others.
+        level: see above.
         resamples: see above.
         seed: see above.
 
@@ -106,30 +126,33 @@ def bootstrap_intervals(
         raise ValueError(f"expected rows of finite numbers, at least one, not shape {values.shape}")
     if not 0 < level < 1:
         raise ValueError(f"level {level} is not between 0 and 1")
-    rng = np.random.default_rng(seed)
-    count = len(values)
-    means = []
-    for rows in _chunks(resamples, count):
-        drawn = rng.integers(count, size=(rows, count), dtype=np.int32)
-        times = np.array([np.bincount(each, minlength=count) for each in drawn], np.float64)
-        means.append(times @ values / count)
-    bounds = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return [Interval(float(low), float(high)) for low, high in bounds.T]
+    sums, objects = _by_image(values, images)
+    drawn = _drawn_means(sums, objects, resamples, np.random.default_rng(seed))
+    return _ends(drawn, level, len(sums))
 
 
 def paired_comparison(
-    one: ArrayLike, other: ArrayLike, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    one: ArrayLike,
+    other: ArrayLike,
+    images: Images | None = None,
+    sets: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Comparison:
     """Compare two methods on the same objects.
 
-    The test permutes which method a figure belongs to, object by object, and so flips the signs of the
-    differences. It is exact while there are no more than `resamples` ways to flip; above that, ways are
-    drawn, and the observed one counts as one of them, so that p is valid and never 0 (Phipson and Smyth
+    The test permutes which method the figures of an image belong to, image by image, and so flips the signs
+    of the differences. It is exact while there are no more than `resamples` ways to flip; above that, ways
+    are drawn, and the observed one counts as one of them, so that p is valid and never 0 (Phipson and Smyth
     2010).
 
     Args:
         one: (N,), a figure for each object, such as its NoC.
         other: (N,), the other method's, of the same objects in the same order.
+        images: see `Images`; None where each object has an image of its own.
+        sets: (N,), the data set of each object. The difference is the mean of the sets' mean differences, so
+            that a large set weighs no more than a small one; images are drawn set by set. None for one set.
         level: of the interval.
         resamples: of the interval, and the most sign flips.
         seed: of both.
@@ -143,13 +166,33 @@ def paired_comparison(
             "a paired comparison needs both figures of each object, "
             f"but there are {len(first)} and {len(second)}"
         )
+    for labels, what in ((images, "images"), (sets, "sets")):
+        if labels is not None and len(labels) != len(first):
+            raise ValueError(f"there are {len(first)} objects and {len(labels)} {what} of them")
     difference = first - second
-    interval = bootstrap_interval(difference, level, resamples, seed)
-    return Comparison(float(difference.mean()), *interval, _sign_flip_p(difference, resamples, seed))
+    if not 0 < level < 1:
+        raise ValueError(f"level {level} is not between 0 and 1")
+    rng = np.random.default_rng(seed)
+    parts = _places(sets or ["one"] * len(difference))
+    means, drawn, weighed = [], np.zeros((resamples, 1)), []
+    for places in parts:
+        inside = difference[places]
+        owners = None if images is None else [images[place] for place in places]
+        sums, objects = _by_image(inside[:, None], owners)
+        means.append(inside.mean())
+        drawn += _drawn_means(sums, objects, resamples, rng) / len(parts)
+        weighed.append(sums[:, 0] / len(inside))
+    flipped = np.concatenate(weighed) if sets else sums[:, 0]
+    (interval,) = _ends(drawn, level, len(flipped) - len(parts) + 1)
+    return Comparison(float(np.mean(means)), *interval, _sign_flip_p(flipped, resamples, seed))
 
 
 def noc_by_scale(
-    area_shares: ArrayLike, nocs: ArrayLike, edges: Sequence[float] = SCALE_EDGES, seed: int = 0
+    area_shares: ArrayLike,
+    nocs: ArrayLike,
+    edges: Sequence[float] = SCALE_EDGES,
+    images: Images | None = None,
+    seed: int = 0,
 ) -> list[ScaleBin]:
     """Return the paper's NoC-Scale: the clicks that objects of each size need.
 
@@ -161,6 +204,7 @@ def noc_by_scale(
         area_shares: (N,), 0 .. 1.
         nocs: (N,), number of clicks of the same objects.
         edges: of the bins, increasing.
+        images: see `Images`; None where each object has an image of its own.
         seed: of the intervals.
 
     Returns:
@@ -181,8 +225,10 @@ def noc_by_scale(
     places = np.minimum(np.searchsorted(bounds, shares, side="right"), len(bounds) - 1) - 1
     bins = []
     for place in np.unique(places):
-        inside = clicks[places == place]
-        interval = bootstrap_interval(inside, seed=seed)
+        of_bin = np.flatnonzero(places == place).tolist()
+        inside = clicks[of_bin]
+        owners = None if images is None else [images[each] for each in of_bin]
+        interval = bootstrap_interval(inside, owners, seed=seed)
         smallest, largest = float(bounds[place]), float(bounds[place + 1])
         bins.append(ScaleBin(smallest, largest, len(inside), float(inside.mean()), *interval))
     return bins
@@ -207,6 +253,54 @@ def _checked(values: ArrayLike) -> Values:
     if checked.ndim != 1 or not len(checked) or not np.isfinite(checked).all():
         raise ValueError(f"expected a list of at least one finite number, not shape {checked.shape}")
     return checked
+
+
+def _places(labels: Sequence[Hashable]) -> list[list[int]]:
+    """The places of each label, labels in the order in which they are met first."""
+    found: dict[Hashable, list[int]] = {}
+    for place, label in enumerate(labels):
+        found.setdefault(label, []).append(place)
+    return list(found.values())
+
+
+def _by_image(values: NDArray[np.float64], images: Images | None) -> tuple[NDArray[np.float64], Values]:
+    """Sums of columns (N, M) over the objects of each image, (G, M), and how many objects it has, (G,)."""
+    if images is None:
+        return values, np.ones(len(values))
+    if len(images) != len(values):
+        raise ValueError(f"there are {len(values)} objects and {len(images)} images of them")
+    owned = _places(images)
+    sums = np.stack([values[places].sum(0) for places in owned])
+    return sums, np.array([len(places) for places in owned], np.float64)
+
+
+def _drawn_means(
+    sums: NDArray[np.float64], objects: Values, resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Means over the objects of images that are drawn with replacement, (resamples, M)."""
+    count = len(sums)
+    means = []
+    for rows in _chunks(resamples, count):
+        drawn = rng.integers(count, size=(rows, count), dtype=np.int32)
+        times = np.array([np.bincount(each, minlength=count) for each in drawn], np.float64)
+        means.append(times @ sums / (times @ objects)[:, None])
+    return np.concatenate(means)
+
+
+def _ends(means: NDArray[np.float64], level: float, count: int) -> list[Interval]:
+    """The intervals of drawn means (R, M) of so many images."""
+    tail = _tail(level, count)
+    bounds = np.quantile(means, [tail, 1 - tail], axis=0)
+    return [Interval(float(low), float(high)) for low, high in bounds.T]
+
+
+def _tail(level: float, count: int) -> float:
+    """The share of drawn means beyond each end of an interval, of so many images."""
+    beyond = (1 - level) / 2
+    if count < 2:
+        return beyond
+    wider = np.sqrt(count / (count - 1)) * special.stdtrit(count - 1, beyond)
+    return float(special.ndtr(wider))
 
 
 def _chunks(rows: int, columns: int) -> Iterator[int]:

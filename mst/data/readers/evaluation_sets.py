@@ -235,7 +235,8 @@ def _read_object(
     name: str, image: UPath, path: UPath, read: ReadLabels, fetch: Fetch, label: int, void: int | None = None
 ) -> Sample:
     labels = read(path, fetch)
-    return Sample(name, read_image(image, fetch), labels == label, None if void is None else labels == void)
+    ignored = None if void is None else labels == void
+    return Sample(name, read_image(image, fetch), labels == label, ignored, image_id=_image_id(name, image))
 
 
 def _read_corrected(name: str, image: UPath, path: UPath, init: UPath, fetch: Fetch) -> Sample:
@@ -246,7 +247,19 @@ def _read_corrected(name: str, image: UPath, path: UPath, init: UPath, fetch: Fe
 def _read_component(name: str, image: UPath, path: UPath, label: int, number: int, fetch: Fetch) -> Sample:
     labels = read_labels(path, fetch)
     mask = _components(labels, label) == number
-    return Sample(name, read_image(image, fetch), mask, labels == 0, size_class=size_class(int(mask.sum())))
+    return Sample(
+        name,
+        read_image(image, fetch),
+        mask,
+        labels == 0,
+        size_class=size_class(int(mask.sum())),
+        image_id=_image_id(name, image),
+    )
+
+
+def _image_id(name: str, image: UPath) -> str:
+    """The image of an object that is called `SET/…`."""
+    return f"{name.rpartition('/')[0]}/{image.name}"
 
 
 def _read_bright(path: UPath, fetch: Fetch) -> Labels:

@@ -23,7 +23,7 @@ _SHARES = ("nof", "at_max")  # measures of which the sum over the objects is tol
 
 
 class Measure(NamedTuple):
-    """A figure and its 95% bootstrap interval."""
+    """A figure and its 95% bootstrap interval over images."""
 
     value: float
     low: float
@@ -54,6 +54,11 @@ class Evaluation:
     def targets(self) -> Sequence[float]:
         """IoUs of interest, 0 .. 1."""
         return tuple(json.loads(self.about["targets"])) if "targets" in self.about else TARGETS
+
+    @property
+    def images(self) -> list[str]:
+        """The image of each object."""
+        return [each.image_id for each in self.records]
 
     @property
     def corrects_masks(self) -> bool:
@@ -92,7 +97,9 @@ class Evaluation:
         values = np.stack([columns[name] for name in names], 1)
         found = {
             name: Measure(float(mean), *interval)
-            for name, mean, interval in zip(names, values.mean(0), bootstrap_intervals(values), strict=True)
+            for name, mean, interval in zip(
+                names, values.mean(0), bootstrap_intervals(values, self.images), strict=True
+            )
         }
         count = len(self.records)
         for name in names:
@@ -100,8 +107,9 @@ class Evaluation:
                 found[name] = Measure(*(count * each for each in found[name]))
         for name in ("seconds_model", "seconds_total"):
             seconds = [second for each in self.records for second in getattr(each, name)]
+            images = [each.image_id for each in self.records for _ in getattr(each, name)]
             called = "seconds_per_click" + name.removeprefix("seconds").removesuffix("_model")
-            found[called] = Measure(float(np.mean(seconds)), *bootstrap_interval(seconds))
+            found[called] = Measure(float(np.mean(seconds)), *bootstrap_interval(seconds, images))
         return found
 
     def _columns(self) -> dict[str, Values]:

@@ -37,7 +37,7 @@ def iou_by_clicks(evaluations: Sequence[Evaluation]) -> str:
         clicks = range(1, evaluations[0].max_clicks + 1)
         for each, (colour, dashes, mark) in zip(evaluations, _looks(), strict=False):
             ious = np.stack([each.iou(click) for click in clicks], 1)
-            low, high = np.array(bootstrap_intervals(ious)).T
+            low, high = np.array(bootstrap_intervals(ious, each.images)).T
             axes.plot(clicks, ious.mean(0), color=colour, ls=dashes, marker=mark, ms=4, label=each.subject)
             axes.fill_between(clicks, low, high, color=colour, alpha=0.12, lw=0)
         for target in (0.85, 0.9):
@@ -55,7 +55,7 @@ def noc_by_area(evaluations: Sequence[Evaluation], target: int = 90) -> str:
             shares, noc = np.array([record.area_share for record in each.records]), each.noc(target)
             if number == 0:
                 axes.scatter(shares, noc, s=9, color=colour, alpha=0.3, lw=0)
-            bins = noc_by_scale(shares, noc)
+            bins = noc_by_scale(shares, noc, images=each.images)
             places = np.array([(part.smallest + part.largest) / 2 for part in bins])
             means = np.array([part.noc for part in bins])
             errors = np.abs(np.array([(part.low, part.high) for part in bins]).T - means)

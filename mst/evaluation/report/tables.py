@@ -85,8 +85,9 @@ def main_table(evaluations: Sequence[Evaluation], only: Collection[str] = ()) ->
         f"{first.data_set}: {len(first.records)} objects, at most {first.max_clicks} clicks",
         tuple(column.title for column in columns),
         tuple(rows),
-        f"Clicks start {start}. In brackets: 95% bootstrap intervals over the objects. NoF counts objects "
-        f"that never reach the target, 'NoC = {first.max_clicks}' also those that do at the very last click.",
+        f"Clicks start {start}. In brackets: 95% bootstrap intervals, for which the {len(set(first.images))} "
+        f"images are drawn, each with all its objects. NoF counts objects that never reach the target, "
+        f"'NoC = {first.max_clicks}' also those that do at the very last click.",
     )
 
 
@@ -111,14 +112,15 @@ def comparison_table(evaluations: Sequence[Evaluation]) -> Table | None:
     for other in others:
         cells = []
         for measure, digits in measures.values():
-            found = paired_comparison(measure(first), measure(other))
+            found = paired_comparison(measure(first), measure(other), first.images)
             cells += [Cell(*found.told(digits)), Cell(_p(found.p))]
         rows.append(Row(other.subject, tuple(cells)))
     return Table(
         f"{first.data_set}: {first.subject} less each other method, on the same objects",
         tuple(title for name in measures for title in (name, "p")),
         tuple(rows),
-        "Mean differences with 95% bootstrap intervals; p by permutation of signs (two-sided). Fewer clicks "
+        "Mean differences with 95% bootstrap intervals; p by permutation of signs (two-sided); both over "
+        f"{len(set(first.images))} images. Fewer clicks "
         "are better, so a negative difference of NoC favours the first.",
     )
 

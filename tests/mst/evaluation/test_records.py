@@ -12,6 +12,7 @@ from mst.evaluation.records import SCHEMA, read_table, write_table
 RECORDS = [
     ObjectRecord(
         name=f"ø {number}",
+        image_id=f"ø {number}",
         height=480,
         width=854,
         area_share=1 / 3,

@@ -84,6 +84,7 @@ def record(*ious: float) -> ObjectRecord:
     count = len(ious)
     return ObjectRecord(
         name="a",
+        image_id=str(ious),
         height=40,
         width=50,
         area_share=0.1,

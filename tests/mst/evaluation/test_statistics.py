@@ -44,9 +44,34 @@ def test_the_interval_is_that_of_theory_for_many_objects_and_shrinks_as_their_ro
 
 
 def test_the_interval_of_two_values_is_known_by_hand():
-    assert bootstrap_interval([0, 1], level=0.6) == (0, 1)  # means 0, 1/2, 1 with 1/4, 1/2, 1/4
-    assert bootstrap_interval([0, 1], level=0.4) == (0.5, 0.5)
+    # Means 0, 1/2, 1 with 1/4, 1/2, 1/4; of two images the ends are those of level 0.70 and of 0.18.
+    assert bootstrap_interval([0, 1], level=0.4) == (0, 1)
+    assert bootstrap_interval([0, 1], level=0.1) == (0.5, 0.5)
     assert bootstrap_interval([3]) == (3, 3)
+
+
+def test_the_objects_of_an_image_are_drawn_together():
+    values, images = np.array([1.0, 1, 1, 5, 5, 9]), ["a", "a", "a", "b", "b", "c"]
+    low, high = bootstrap_interval(values, images, level=0.999)
+    assert (low, high) == (1, 9)  # three times the first image, three times the last
+    one_by_one = bootstrap_interval(np.repeat([1.0, 5, 9], 50), np.repeat(["a", "b", "c"], 50).tolist())
+    assert one_by_one == bootstrap_interval([1.0, 5, 9])  # copies of an object tell nothing new
+
+
+@pytest.mark.parametrize("images", [8, 20, 61])
+def test_the_interval_covers_the_mean_as_often_as_it_says_where_objects_of_an_image_are_alike(images):
+    rng = np.random.default_rng(images)
+    owners = np.repeat(np.arange(images), 10).tolist()
+    missed, missed_alone = 0, 0
+    for _ in range(1_000):
+        shared, own = rng.normal(size=(images, 1)), rng.normal(size=(images, 10))
+        values = (0.2**0.5 * shared + 0.8**0.5 * own).ravel()
+        low, high = bootstrap_interval(values, owners, resamples=400)
+        missed += not low <= 0 <= high
+        low, high = bootstrap_interval(values, resamples=100)
+        missed_alone += not low <= 0 <= high
+    assert 30 <= missed <= 80  # 50 are meant, with a standard deviation of 7; of 8 images it is some 65
+    assert missed_alone > 150  # objects drawn one by one
 
 
 def test_the_interval_depends_on_its_seed_alone():
@@ -75,6 +100,13 @@ def test_p_is_that_of_all_sign_flips(difference, resamples):
     assert p == exact
     drawn = paired_comparison(difference, difference * 0, resamples=resamples).p
     assert 0 < drawn <= 1
+
+
+def test_signs_are_flipped_image_by_image():
+    assert paired_comparison([1, 2, 3], [0, 0, 0], ["a", "a", "b"]).p == 2 / 4  # one by one 2 / 8
+    assert paired_comparison([1, 2, 9], [0, 0, 0], ["a", "a", "b"]).p == 2 / 4
+    with pytest.raises(ValueError, match="there are 2 objects and 1 images of them"):
+        paired_comparison([1, 2], [1, 2], ["a"])
 
 
 def test_p_by_hand():
@@ -112,6 +144,14 @@ def test_p_is_uniform_where_methods_are_alike():
     ps = [paired_comparison(*rng.normal(size=(2, 30)), resamples=400, seed=trial).p for trial in range(400)]
     shares = np.searchsorted(np.sort(ps), [0.05, 0.25, 0.5, 0.75]) / len(ps)
     assert shares == pytest.approx([0.05, 0.25, 0.5, 0.75], abs=0.06)
+
+
+def test_data_sets_weigh_alike():
+    one, other = np.array([1.0, 1, 1, 1, 5]), np.zeros(5)
+    found = paired_comparison(one, other, sets=["a", "a", "a", "a", "b"])
+    assert found.mean_difference == (1 + 5) / 2
+    assert found[1:3] == (3, 3)  # nothing varies within a set
+    assert found.p == paired_comparison([1, 1, 1, 1, 20], [0] * 5).p  # the last weighs four times as much
 
 
 def test_a_pair_needs_two_figures():

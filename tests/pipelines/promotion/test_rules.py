@@ -18,6 +18,7 @@ def record(name: str, noc: int, ms: float) -> ObjectRecord:
     ious = (0.5,) * 10 if noc == MAX_CLICKS else (0.5,) * (noc - 1) + (0.95,)
     return ObjectRecord(
         name=name,
+        image_id=name,
         height=10,
         width=10,
         area_share=0.25,
@@ -93,8 +94,46 @@ def test_a_gain_on_one_data_set_does_not_pay_for_a_loss_on_another():
     challenger = {"large": records(-0.8, count=200), "small": records(0.5, count=20)}
     champion = {"large": records(count=200), "small": records(count=20)}
     decision = decide(challenger, champion, MAX_CLICKS, Rules())
-    assert decision.why() == "no loss on small: NoC@90 +0.50 clicks [+0.30, +0.70], at most +0.25"
-    assert decide(challenger, champion, MAX_CLICKS, Rules(most_lost=0.6)).is_promoted
+    why = "no loss on small: NoC@90 +0.50 clicks [+0.25, +0.75], at most +0.25 and explained by chance"
+    assert decision.why().endswith(why)
+    assert not decide(challenger, champion, MAX_CLICKS, Rules(most_lost=0.6)).is_promoted  # it is certain
+
+
+def test_a_loss_on_a_data_set_counts_where_chance_does_not_explain_it():
+    few, certain = records(0.2, count=10), records(0.2, count=200)
+    gain = records(-0.6, count=200)
+    ours = [{"large": gain, "small": each} for each in (few, certain)]
+    theirs = [{"large": records(count=200), "small": records(count=count)} for count in (10, 200)]
+    assert decide(ours[0], theirs[0], MAX_CLICKS, Rules()).is_promoted
+    assert (
+        "no loss on small: NoC@90 +0.20 clicks [+0.1" in decide(ours[1], theirs[1], MAX_CLICKS, Rules()).why()
+    )
+
+
+def test_data_sets_weigh_alike():
+    """A large set on which nothing is gained does not hide the gain on a small one, nor the reverse."""
+    ours = {"large": records(count=400), "small": records(-0.5, count=40)}
+    theirs = {"large": records(count=400), "small": records(count=40)}
+    gain = next(each for each in decide(ours, theirs, MAX_CLICKS, Rules()).reasons if each.rule == "gain")
+    assert gain.finding.startswith("NoC@90 -0.25 clicks [-0.3")
+    assert ", over all objects -0.05 clicks [-0.07, -0.03]: better" in gain.finding
+
+
+def test_objects_of_one_image_are_one_witness():
+    """The same gain, of objects that lie in six images by tens: it may be an accident of two of them."""
+    gained = [record(f"object {n}", 4 if n < 20 else 5, 40) for n in range(60)]
+    before = [record(f"object {n}", 5, 40) for n in range(60)]
+    assert outcome(gained, before)[0]
+    in_images = [
+        [dataclasses.replace(each, image_id=f"image {n // 10}") for n, each in enumerate(records)]
+        for records in (gained, before)
+    ]
+    promoted, reasons, why = outcome(*in_images)
+    assert not promoted
+    assert "-0.33 clicks [-0.83, +0.00]: not better" in why
+    assert reasons["figures of the challenger"].finding == "60 objects of 6 images"
+    in_one = [[dataclasses.replace(each, image_id="a") for each in records] for records in (gained, before)]
+    assert "all objects of a are of one image" in outcome(*in_one)[2]
 
 
 @pytest.mark.parametrize("field", ["ious", "seconds_model"])

@@ -36,7 +36,7 @@ from mst.model import MST
 from mst.predictor import Crop, Probabilities
 from mst.zoom import Box
 from pipelines.cluster import Resources, connect
-from pipelines.evaluation.actors import Parts, Protocol, evaluate_parts, number_of_parts
+from pipelines.evaluation.actors import Actors, Parts, Protocol, evaluate_parts, number_of_parts
 
 _INPUT, _HEIGHT, _WIDTH = 448, 480, 854
 _CLICKS = 2  # for each object where the network runs
@@ -113,10 +113,8 @@ def objects_per_second(model: MST, samples: SampleSet, workers: int, folder: Pat
     """Speed of Ray actors with a core each, from the first part of each on."""
     protocol = Protocol(eval=EvalConfig(max_clicks=_CLICKS), part_size=len(samples) // _PARTS)
     parts = Parts(folder / str(workers), number_of_parts(len(samples), protocol), {})
-    done = [
-        time.perf_counter()
-        for _ in evaluate_parts(model, samples, protocol, parts, Resources(num_workers=workers))
-    ]
+    with Actors(Resources(num_workers=workers)) as actors:
+        done = [time.perf_counter() for _ in evaluate_parts(model, samples, protocol, parts, actors)]
     return (len(done) - workers) * protocol.part_size / (done[-1] - done[workers - 1])
 
 

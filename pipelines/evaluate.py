@@ -26,7 +26,7 @@ from mst.evaluation.report import (
 )
 from mst.overrides import from_dict
 from pipelines.cluster import connect
-from pipelines.evaluation.actors import Precision, Protocol
+from pipelines.evaluation.actors import Actors, Precision, Protocol
 from pipelines.evaluation.data_sets import DataSet, read_data_set
 from pipelines.evaluation.evaluate import actor_resources, add_actors, evaluate_on_cluster
 from pipelines.evaluation.methods import PEER_NAMES, UNTRAINED, Subject, make_peers, read_model
@@ -148,20 +148,20 @@ def main() -> None:
         data_sets = [read_data_set(text, arguments.max_objects) for text in arguments.data]
         check_distinct([each.name for each in data_sets], "data")
         connect()
-        resources = actor_resources(arguments)
         out = arguments.out or Path(folder) / "evaluation"
-        for data in data_sets:
-            found = [
-                evaluate_on_cluster(
-                    each,
-                    data.from_nothing() if arguments.from_nothing or not each.model else data,
-                    out / data.folder / each.folder,
-                    protocol_of(arguments, each, len(data.samples)),
-                    resources,
-                )
-                for each in subjects
-            ]
-            show_evaluations(found)
+        with Actors(actor_resources(arguments)) as actors:
+            for data in data_sets:
+                found = [
+                    evaluate_on_cluster(
+                        each,
+                        data.from_nothing() if arguments.from_nothing or not each.model else data,
+                        out / data.folder / each.folder,
+                        protocol_of(arguments, each, len(data.samples)),
+                        actors,
+                    )
+                    for each in subjects
+                ]
+                show_evaluations(found)
         if arguments.out:
             page, evaluations = out / REPORT, read_evaluations(out)
             report(page, evaluations, data_sets, subjects)

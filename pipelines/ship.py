@@ -24,7 +24,8 @@ from mst.checkpoint import copy_for_use, load_model, save_checkpoint
 from mst.command_line import add_options, count, given, parse, run
 from mst.overrides import override
 from pipelines import cluster
-from pipelines.evaluation.actors import Precision
+from pipelines.cluster import Resources
+from pipelines.evaluation.actors import Actors, Precision
 from pipelines.evaluation.evaluate import actor_resources, add_actors
 from pipelines.evaluation.tables import show_evaluations
 from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named, records_of
@@ -49,7 +50,12 @@ class Outcome(NamedTuple):
 
 
 def ship(
-    checkpoint: Path, out: Path, terms: Terms, rules: Rules, changes: Mapping[str, str] | None = None
+    checkpoint: Path,
+    out: Path,
+    terms: Terms,
+    rules: Rules,
+    resources: Resources,
+    changes: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Put a checkpoint where the one that ships is, if it is better; Ray must be connected.
 
@@ -58,6 +64,7 @@ def ship(
         out: the one that ships now; where there is none, any checkpoint is better.
         terms: what both are compared on.
         rules: when the new one is better.
+        resources: of the actors that evaluate both.
         changes: of its settings of clicks, `eval.*`, by name.
 
     Raises:
@@ -67,8 +74,9 @@ def ship(
     with tempfile.TemporaryDirectory() as scratch:
         offered = Path(scratch) / checkpoint.name
         in_half(checkpoint, offered, changes)
-        new = evaluate_on(offered, terms)
-        old = evaluate_on(out, terms) if out.exists() else {}
+        with Actors(resources) as actors:
+            new = evaluate_on(offered, terms, actors)
+            old = evaluate_on(out, terms, actors) if out.exists() else {}
         decision = decide(records_of(new), records_of(old) if old else None, terms.max_clicks, rules)
         if decision.is_promoted:
             copy_for_use(offered, out)
@@ -111,11 +119,12 @@ def main() -> None:
         data=named(arguments.data, UPath(Path.cwd())),
         max_clicks=arguments.max_clicks,
         max_objects=arguments.max_objects,
-        resources=actor_resources(arguments),
         keep=PROJECT / "out" / "evaluations",
         precision=arguments.precision,
     )
-    outcome = ship(arguments.checkpoint, arguments.out, terms, rules, given(arguments))
+    outcome = ship(
+        arguments.checkpoint, arguments.out, terms, rules, actor_resources(arguments), given(arguments)
+    )
     for name in outcome.new:
         models = [(str(arguments.checkpoint), outcome.new), (str(arguments.out), outcome.old)]
         show_evaluations([replace(did[name].evaluation, subject=model) for model, did in models if did])

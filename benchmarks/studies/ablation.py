@@ -35,6 +35,7 @@ from mst.overrides import override
 from mst.training.checkpoints import newest
 from pipelines import cluster
 from pipelines.cluster import Resources
+from pipelines.evaluation.actors import Actors
 from pipelines.promotion.comparison import Terms, evaluate_on
 from pipelines.promotion.rules import nocs
 from pipelines.recipes import build
@@ -107,14 +108,15 @@ def train(folder: Path, config: Config) -> Path:
     return Path(str(found.path))
 
 
-def clicked(checkpoint: Path, terms: Terms) -> Sequence[ObjectRecord]:
+def clicked(checkpoint: Path, terms: Terms, actors: Actors) -> Sequence[ObjectRecord]:
     """What a checkpoint does on the objects."""
-    (found,) = evaluate_on(checkpoint, terms).values()
+    (found,) = evaluate_on(checkpoint, terms, actors).values()
     return found.evaluation.records
 
 
 def rows(records: Mapping[tuple[int, str], Sequence[ObjectRecord]], max_clicks: int) -> Iterator[Row]:
-    """NoC@85 and @90 of each arm, its interval over objects, and how it differs from the baseline."""
+    """NoC@85 and @90 of each arm, its interval over images, and how it differs from the baseline."""
+    images = [each.image_id for each in next(iter(records.values()))]
     for target in (85, 90):
         means: dict[str, NDArray[np.float64]] = {}
         for arm in dict.fromkeys(arm for _, arm in records):
@@ -122,17 +124,21 @@ def rows(records: Mapping[tuple[int, str], Sequence[ObjectRecord]], max_clicks: 
                 [nocs(found, target / 100, max_clicks) for (_, each), found in records.items() if each == arm]
             )  # (seeds, objects)
             means[arm] = needed.mean(0)
-            yield from _rows(f"{arm}_noc{target}", needed, None if arm == BASELINE else means[BASELINE])
+            yield from _rows(
+                f"{arm}_noc{target}", needed, images, None if arm == BASELINE else means[BASELINE]
+            )
 
 
-def _rows(name: str, needed: NDArray[np.float64], baseline: NDArray[np.float64] | None) -> Iterator[Row]:
-    mean, interval = needed.mean(0), bootstrap_interval(needed.mean(0))
+def _rows(
+    name: str, needed: NDArray[np.float64], images: Sequence[str], baseline: NDArray[np.float64] | None
+) -> Iterator[Row]:
+    mean, interval = needed.mean(0), bootstrap_interval(needed.mean(0), images)
     yield row(name, float(mean.mean()), "clicks")
     yield row(f"{name}_low", interval.low, "clicks")
     yield row(f"{name}_high", interval.high, "clicks")
     yield row(f"{name}_deviation_of_seeds", float(needed.mean(1).std()), "clicks")
     if baseline is not None:
-        found = paired_comparison(mean, baseline)
+        found = paired_comparison(mean, baseline, images)
         yield from difference(f"{name}_less_{BASELINE}", found, "clicks")
         yield row(f"{name}_less_{BASELINE}_p", found.p, "")
 
@@ -167,10 +173,10 @@ def main() -> None:
         data={"val": f"index:{PHOTOS / 'val'}?images={PHOTOS}"},
         max_clicks=arguments.max_clicks,
         max_objects=arguments.objects,
-        resources=Resources(num_workers=os.cpu_count() or 1),
         keep=PROJECT / "out" / "evaluations",
     )
-    records = {job: clicked(checkpoint, terms) for job, checkpoint in checkpoints.items()}
+    with Actors(Resources(num_workers=os.cpu_count() or 1)) as actors:
+        records = {job: clicked(checkpoint, terms, actors) for job, checkpoint in checkpoints.items()}
     report("ablation", rows(records, arguments.max_clicks))
 
 

@@ -4,10 +4,11 @@ What is interrupted goes on from them, and the part of an actor that dies is eva
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -78,17 +79,20 @@ class Part(NamedTuple):
 
 
 class Evaluator:
-    """The actor: holds the method, and evaluates one part after another."""
+    """The actor: holds a method, and evaluates one part after another."""
 
-    def __init__(self, protocol: Protocol, resources: Resources) -> None:
+    def __init__(self, resources: Resources) -> None:
         torch.set_num_threads(resources.cpus_per_worker)
         cv2.setNumThreads(resources.cpus_per_worker)
         self._device = "cuda" if resources.use_gpu else "cpu"
-        self._protocol = protocol
-        self._method: MST | Open | None = None
+        self._held: tuple[ray.ObjectRef[MST | Open], MST | Open] | None = None
 
     def evaluate(
-        self, number: int, loaders: Sequence[Loader], shared: Sequence[ray.ObjectRef[MST | Open]]
+        self,
+        number: int,
+        loaders: Sequence[Loader],
+        shared: Sequence[ray.ObjectRef[MST | Open]],
+        protocol: Protocol,
     ) -> tuple[int, Part]:
         """Evaluate the objects of a part.
 
@@ -97,15 +101,22 @@ class Evaluator:
             loaders: of its objects.
             shared: where in Ray's store the method lies; in a list, so that it is fetched for the first part
                 alone, that of a dead actor's successor too.
+            protocol: of the evaluation.
 
         Returns:
             The number, and what came of the part.
         """
-        protocol, skipped = self._protocol, list[str]()
-        self._method = method = self._method or self._ready(ray.get(shared[0]))
+        skipped = list[str]()
+        precision = partial(
+            torch.autocast, self._device, torch.bfloat16, enabled=protocol.precision == "bf16"
+        )
+        if self._held is None or self._held[0] != shared[0]:
+            self._held = None  # two methods at a time could be too much for a GPU
+            self._held = shared[0], self._ready(ray.get(shared[0]), precision)
+        method = self._held[1]
         samples, rules = SampleSet(loaders), (protocol.max_clicks, protocol.targets)
         if isinstance(method, MST):
-            with self._precision():
+            with precision():
                 records, close_pixels = evaluate_batched(
                     method,
                     samples,
@@ -118,17 +129,50 @@ class Evaluator:
             return number, Part(records, skipped, sum(close_pixels))
         return number, Part(evaluate(method, samples, *rules, on_skipped=skipped.append), skipped, 0)
 
-    def _ready(self, method: MST | Open) -> MST | Open:
+    def _ready(self, method: MST | Open, precision: Callable[[], torch.autocast]) -> MST | Open:
         if isinstance(method, MST):
             size = method.config.image_size
             method.eval().to(self._device)
             image, click = np.zeros((size, size, 3), np.uint8), Click(0, 0, is_positive=True)
-            with self._precision():
+            with precision():
                 forward(method, [Crop(image, None, (click,), None)])  # the first is slow
         return method
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self._device, torch.bfloat16, enabled=self._protocol.precision == "bf16")
+
+class Actors:
+    """The actors of one evaluation after another: each is started when it is first needed; a context manager.
+
+    Args:
+        resources: how many there are at the most, and what each takes.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self._started: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def at_most(self, number: int) -> list[Any]:
+        """Return as many actors as there may be, and no more than `number`."""
+        actor = ray.remote(Evaluator).options(
+            num_cpus=self.resources.cpus_per_worker,
+            num_gpus=self.resources.per_worker()["GPU"],
+            max_restarts=-1,
+            max_task_retries=_RETRIES,
+        )
+        number = min(self.resources.num_workers, number)
+        self._started += [actor.remote(self.resources) for _ in range(len(self._started), number)]
+        return self._started[:number]
+
+    def stop(self) -> None:
+        """End all actors, whatever they are at."""
+        for each in self._started:
+            ray.kill(each)
+        self._started = []
 
 
 class Parts:
@@ -186,7 +230,7 @@ class Parts:
 
 
 def evaluate_parts(
-    method: MST | Open, samples: SampleSet, protocol: Protocol, parts: Parts, resources: Resources
+    method: MST | Open, samples: SampleSet, protocol: Protocol, parts: Parts, actors: Actors
 ) -> Iterator[Part]:
     """Evaluate the parts that are missing on Ray actors, and keep each; Ray must be connected.
 
@@ -195,7 +239,7 @@ def evaluate_parts(
         samples: all objects; they are read by the actors.
         protocol: of the evaluation.
         parts: those that are there, to which the others are added.
-        resources: of the actors.
+        actors: that share them; they are ended where something goes wrong.
 
     Yields:
         Each part when it is done.
@@ -207,17 +251,19 @@ def evaluate_parts(
     if not parts.missing:
         return
     shared = ray.put(method)  # kept until the end, for actors that are started again
-    actors = _actors(protocol, resources, len(parts.missing))
+    pool = ActorPool(actors.at_most(len(parts.missing)))
+    is_done = False
 
     def submit(actor: Any, number: int) -> Any:
         start = number * protocol.part_size
         loaders = samples.loaders[start : start + protocol.part_size]
-        return actor.evaluate.remote(number, loaders, [shared])
+        return actor.evaluate.remote(number, loaders, [shared], protocol)
 
     try:
-        for number, part in ActorPool(actors).map_unordered(submit, parts.missing):
+        for number, part in pool.map_unordered(submit, parts.missing):
             parts.add(number, part)
             yield part
+        is_done = True
     except RayTaskError as error:
         raise error.cause from None
     except RayActorError as error:
@@ -226,20 +272,10 @@ def evaluate_parts(
             "are kept, and the same command goes on from them"
         ) from None
     finally:
-        for actor in actors:
-            ray.kill(actor)
+        if not is_done:
+            actors.stop()
 
 
 def number_of_parts(objects: int, protocol: Protocol) -> int:
     """Return the number of parts that the objects are divided into."""
     return -(-objects // protocol.part_size)
-
-
-def _actors(protocol: Protocol, resources: Resources, most: int) -> list[Any]:
-    actor = ray.remote(Evaluator).options(
-        num_cpus=resources.cpus_per_worker,
-        num_gpus=resources.per_worker()["GPU"],
-        max_restarts=-1,
-        max_task_retries=_RETRIES,
-    )
-    return [actor.remote(protocol, resources) for _ in range(min(resources.num_workers, most))]

@@ -16,7 +16,7 @@ from mst.evaluation.records import write_table
 from mst.evaluation.report import Evaluation
 from mst.evaluation.report.evaluation import DATA_SET, RECORDS, SKIPPED, SUBJECT
 from pipelines.cluster import Resources, check_resources
-from pipelines.evaluation.actors import Part, Parts, Protocol, evaluate_parts, number_of_parts
+from pipelines.evaluation.actors import Actors, Part, Parts, Protocol, evaluate_parts, number_of_parts
 from pipelines.evaluation.data_sets import DataSet
 from pipelines.evaluation.methods import Subject
 from pipelines.storage import PROJECT
@@ -24,7 +24,7 @@ from pipelines.training.provenance import COMMIT, commit, machine, package_versi
 
 
 def evaluate_on_cluster(
-    subject: Subject, data: DataSet, out: Path, protocol: Protocol, resources: Resources
+    subject: Subject, data: DataSet, out: Path, protocol: Protocol, actors: Actors
 ) -> Evaluation:
     """Evaluate a method on Ray actors, going on from the parts in `out`; Ray must be connected.
 
@@ -33,7 +33,7 @@ def evaluate_on_cluster(
         data: the objects.
         out: folder of `parts/` and, at the end, of `records.parquet` and `summary.json`.
         protocol: of the evaluation.
-        resources: of the actors.
+        actors: that evaluate.
 
     Returns:
         The records in the order of the data, whose times alone differ between two runs.
@@ -44,19 +44,19 @@ def evaluate_on_cluster(
     made_from = made_by(subject, data, protocol)
     about = {SUBJECT: subject.name, DATA_SET: data.name, **subject.about, **data.about, **made_from}
     parts = Parts(out / "parts", number_of_parts(len(data.samples), protocol), made_from)
-    check_resources(resources)
+    check_resources(actors.resources)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:
         name = f"{data.name}: {subject.name}"
         task = bar.add_task(name, total=len(data.samples), completed=parts.objects)
-        for part in evaluate_parts(subject.method, data.samples, protocol, parts, resources):
+        for part in evaluate_parts(subject.method, data.samples, protocol, parts, actors):
             bar.advance(task, len(part.records) + len(part.skipped))
     whole = parts.whole()
     if not whole.records:
         raise DataError(
             f"none of {len(data.samples)} objects has a pixel to click on: {whole.skipped[0]}, ..."
         )
-    device = machine().get("gpu" if resources.use_gpu else "cpu", "unknown")
+    device = machine().get("gpu" if actors.resources.use_gpu else "cpu", "unknown")
     return _keep(out, whole, {**about, "device": device})
 
 

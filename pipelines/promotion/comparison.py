@@ -19,7 +19,7 @@ from mst.data.readers.evaluation_sets import EVALUATION_SETS
 from mst.data.sources import SampleSet, Source, parse_source
 from mst.evaluation.report import Evaluation, Measure
 from pipelines.cluster import Resources
-from pipelines.evaluation.actors import Precision, Protocol
+from pipelines.evaluation.actors import Actors, Precision, Protocol
 from pipelines.evaluation.data_sets import DataSet, read_data_set
 from pipelines.evaluation.evaluate import evaluate_on_cluster, made_by
 from pipelines.evaluation.methods import Subject, read_model
@@ -37,7 +37,6 @@ class Terms:
     """For each object."""
     max_objects: int | None
     """Of each data set, evenly spread; None for all."""
-    resources: Resources
     keep: Path
     """Folder of all evaluations."""
     precision: Precision = "fp32"
@@ -103,7 +102,7 @@ def _text(source: Source) -> str:
     return f"{source.format}:{source.path}{images}"
 
 
-def evaluate_on(checkpoint: Path, terms: Terms) -> dict[str, Evaluated]:
+def evaluate_on(checkpoint: Path, terms: Terms, actors: Actors) -> dict[str, Evaluated]:
     """Evaluate a checkpoint on each data set, going on with what is kept; Ray must be connected.
 
     Raises:
@@ -114,8 +113,8 @@ def evaluate_on(checkpoint: Path, terms: Terms) -> dict[str, Evaluated]:
     protocol, found = Protocol(eval=settings, precision=terms.precision), {}
     for name, source in terms.data.items():
         data = read_data_set(f"{name}={source}", terms.max_objects)
-        folder = terms.keep / _key(subject, data, protocol, terms.resources)
-        evaluation = evaluate_on_cluster(subject, data, folder, protocol, terms.resources)
+        folder = terms.keep / _key(subject, data, protocol, actors.resources)
+        evaluation = evaluate_on_cluster(subject, data, folder, protocol, actors)
         found[name] = Evaluated(evaluation, data.samples, folder)
     return found
 

@@ -16,6 +16,7 @@ from mst.config import Config
 from mst.data.files import as_path
 from mst.errors import ConfigError, MSTError
 from pipelines.cluster import Resources
+from pipelines.evaluation.actors import Actors
 from pipelines.promotion.candidate import DATA, MAX_CLICKS, MAX_OBJECTS, Candidate, candidate, publish
 from pipelines.promotion.comparison import Terms, evaluate_on, named, records_of
 from pipelines.promotion.rules import Decision, Records, Rules, decide
@@ -70,10 +71,11 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
         client = registry_client(uri)
         seen = snapshot(client)
         terms = _terms(request, seen.champion, offer.config)
-        ours = evaluate_on(offer.files, terms)
-        champion_records = None
-        if seen.champion:
-            champion_records = _champion_records(uri, seen.champion, terms, forced=request.force is not None)
+        champion_records, forced = None, request.force is not None
+        with Actors(request.resources) as actors:
+            ours = evaluate_on(offer.files, terms, actors)
+            if seen.champion:
+                champion_records = _champion_records(uri, seen.champion, terms, actors, forced=forced)
         decision = decide(records_of(ours), champion_records, terms.max_clicks, request.rules)
         show(decision, offer, seen.champion, terms)
         if request.dry_run:
@@ -131,7 +133,6 @@ def _terms(request: Request, champion: ModelVersion | None, config: Config) -> T
         data=data,
         max_clicks=request.max_clicks or max_clicks,
         max_objects=request.max_objects or max_objects,
-        resources=request.resources,
         keep=request.keep,
     )
 
@@ -144,12 +145,14 @@ def _promotion(decision: Decision, champion: ModelVersion | None, force: str | N
     return Promotion("better", decision.why())
 
 
-def _champion_records(uri: str, champion: ModelVersion, terms: Terms, *, forced: bool) -> Records:
+def _champion_records(
+    uri: str, champion: ModelVersion, terms: Terms, actors: Actors, *, forced: bool
+) -> Records:
     """What the champion does; nothing where it cannot be used any more and need not be."""
     address = f"models:/{REGISTERED_MODEL}/{champion.version}"
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return records_of(evaluate_on(fetch_checkpoint(uri, address, Path(folder)), terms))
+            return records_of(evaluate_on(fetch_checkpoint(uri, address, Path(folder)), terms, actors))
     except MSTError as error:
         if forced:
             return {}

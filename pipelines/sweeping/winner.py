@@ -12,7 +12,7 @@ from mst.evaluation.report import Evaluation
 from mst.overrides import override
 from mst.training.checkpoints import adopt, best, newest, opened
 from pipelines.cluster import Resources
-from pipelines.evaluation.actors import Protocol
+from pipelines.evaluation.actors import Actors, Protocol
 from pipelines.evaluation.data_sets import read_data_set
 from pipelines.evaluation.evaluate import evaluate_on_cluster
 from pipelines.evaluation.methods import read_model
@@ -110,11 +110,11 @@ def measure(
     """
     out = Path(str(folder)) / "test" / f"{trained.checkpoint.parent.name}_{trained.checkpoint.name}"
     step, found = int(trained.checkpoint.name.rpartition("_")[2]), []
-    with opened(trained.checkpoint) as files:
+    with opened(trained.checkpoint) as files, Actors(resources) as actors:
         subject = read_model(f"winner={files}", files)
         for data in (read_data_set(source, None) for source in sources):
             place = out / data.folder / subject.folder
-            found.append(evaluate_on_cluster(subject, data, place, Protocol(eval=subject.eval), resources))
+            found.append(evaluate_on_cluster(subject, data, place, Protocol(eval=subject.eval), actors))
             measures = found[-1].measures.items()
             trained.run.log({f"test_{data.folder}_{name}": each.value for name, each in measures}, step)
     return found

@@ -39,7 +39,7 @@ def random(tmp_path) -> Path:
 @pytest.fixture
 def terms(scenes, tmp_path) -> Terms:
     data = {"scenes": f"coco:{scenes}/annotations/instances_val.json"}
-    return Terms(data, max_clicks=8, max_objects=12, resources=Resources(), keep=tmp_path / "kept")
+    return Terms(data, max_clicks=8, max_objects=12, keep=tmp_path / "kept")
 
 
 def test_what_ships_is_whole_and_small_and_names_no_folder_of_ours():
@@ -82,18 +82,18 @@ def test_it_is_stored_in_half_precision_without_the_state(random, tmp_path):
 
 def test_only_a_better_one_takes_its_place(random, terms, tmp_path, cluster):
     out = tmp_path / "checkpoints" / "mst"
-    assert ship(random, out, terms, RULES).decision.why() == "first: there is no champion yet"
+    assert ship(random, out, terms, RULES, Resources()).decision.why() == "first: there is no champion yet"
     first = verify(out)
-    outcome = ship(TRAINED, out, terms, RULES)
+    outcome = ship(TRAINED, out, terms, RULES, Resources())
     assert outcome.decision.is_promoted
     assert outcome.decision.why().endswith(": better")
     assert outcome.new["scenes"].evaluation.measures["noc90"].value < 8
     better = verify(out)
     assert better["sha256"][WEIGHTS] == verify(TRAINED)["sha256"][WEIGHTS] != first["sha256"][WEIGHTS]
-    outcome = ship(random, out, terms, RULES)
+    outcome = ship(random, out, terms, RULES, Resources())
     assert not outcome.decision.is_promoted
     assert "no loss on scenes" in outcome.decision.why()
     assert verify(out) == better
-    same = ship(TRAINED, out, terms, RULES).decision
+    same = ship(TRAINED, out, terms, RULES, Resources()).decision
     assert "NoC@90 +0.00 clicks [+0.00, +0.00]: not better, no worse" in same.why()
     assert not same.is_promoted

@@ -23,19 +23,25 @@ from mst.evaluation.records import read_table
 from mst.model import MST
 from pipelines.cluster import Resources
 from pipelines.evaluate import add_options, protocol_of
-from pipelines.evaluation.actors import Parts, Protocol, evaluate_parts, number_of_parts
+from pipelines.evaluation.actors import Actors, Parts, Protocol, evaluate_parts, number_of_parts
 from pipelines.evaluation.data_sets import read_data_set
 from pipelines.evaluation.evaluate import evaluate_on_cluster
 from pipelines.evaluation.methods import Subject, read_model
 from tests.conftest import TINY_MODEL
 
 PROTOCOL = Protocol(eval=EvalConfig(max_clicks=2), batch_size=2, part_size=2)
-TWO = Resources(num_workers=2)
 OBJECTS = 7
 
 
 def without_times(records: list[ObjectRecord]) -> list[ObjectRecord]:
     return [replace(each, seconds_model=(), seconds_total=()) for each in records]
+
+
+@pytest.fixture(scope="module")
+def actors(cluster):
+    """Two actors, which one test after the other uses."""
+    with Actors(Resources(num_workers=2)) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +62,10 @@ def written(out: Path) -> dict[str, int]:
 
 
 def test_two_actors_give_the_records_of_one_process_and_go_on_from_parts(
-    cluster, checkpoint, source, alone, tmp_path
+    cluster, checkpoint, source, alone, tmp_path, actors
 ):
     subject, data = read_model(str(checkpoint), tmp_path), read_data_set(source, OBJECTS)
-    run = partial(evaluate_on_cluster, subject, data, tmp_path, resources=TWO)
+    run = partial(evaluate_on_cluster, subject, data, tmp_path, actors=actors)
     first = run(PROTOCOL)
     assert without_times(first.records) == alone
     before = written(tmp_path)
@@ -80,16 +86,16 @@ def test_two_actors_give_the_records_of_one_process_and_go_on_from_parts(
         run(replace(PROTOCOL, eval=PROTOCOL.eval.model_copy(update={"cascade": 1})))
 
 
-def test_an_evaluation_in_bf16_is_what_autocast_makes_of_one(cluster, checkpoint, source, alone, tmp_path):
+def test_an_evaluation_in_bf16_is_what_autocast_makes_of_one(checkpoint, source, alone, tmp_path, actors):
     rough = replace(PROTOCOL, precision="bf16")
     data = read_data_set(source, OBJECTS)
-    found = evaluate_on_cluster(read_model(str(checkpoint), tmp_path), data, tmp_path, rough, TWO)
+    found = evaluate_on_cluster(read_model(str(checkpoint), tmp_path), data, tmp_path, rough, actors)
     with torch.autocast("cpu", torch.bfloat16):
         expected = evaluate_batched(load_model(checkpoint)[0], data.samples, PROTOCOL.eval, 2, batch_size=2)
     assert without_times(found.records) == without_times(expected.records) != alone
 
 
-def test_a_killed_actor_loses_its_part_and_nothing_else(cluster, checkpoint, source, alone, tmp_path):
+def test_a_killed_actor_loses_its_part_and_nothing_else(checkpoint, source, alone, tmp_path, actors):
     samples = read_samples([source], UPath()).spread(OBJECTS)
     killed = tmp_path / "killed"
 
@@ -102,7 +108,7 @@ def test_a_killed_actor_loses_its_part_and_nothing_else(cluster, checkpoint, sou
     loaders = list(samples.loaders)
     loaders[3] = partial(read_and_die, loaders[3])
     parts = Parts(tmp_path / "parts", number_of_parts(OBJECTS, PROTOCOL), {})
-    done = list(evaluate_parts(load_model(checkpoint)[0], SampleSet(loaders), PROTOCOL, parts, TWO))
+    done = list(evaluate_parts(load_model(checkpoint)[0], SampleSet(loaders), PROTOCOL, parts, actors))
     assert killed.exists()
     assert sum(len(part.records) for part in done) == OBJECTS
     assert without_times(parts.whole().records) == alone

@@ -19,6 +19,7 @@ from mst.command_line import count, parse, run
 from mst.errors import ConfigError
 from pipelines import cluster
 from pipelines.evaluation.evaluate import actor_resources, add_actors
+from pipelines.promotion.looks import registry_looks
 from pipelines.promotion.promote import Request, promote
 from pipelines.promotion.rules import Decision, add_rules, rules_of
 from pipelines.registry.versions import (
@@ -42,7 +43,7 @@ NOT_PROMOTED = 3
 
 
 def show_log(client: MlflowClient) -> None:
-    """Print who promoted what, when and why."""
+    """Print who promoted what, when and why, and all comparisons that there were."""
     aliases: dict[str, str] = {}
     for model in client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
         for alias, number in model.aliases.items():
@@ -54,6 +55,10 @@ def show_log(client: MlflowClient) -> None:
         who = "  ".join(tags.get(name, "unknown") for name in (AT, BY))
         print(f"version {number:4} {kind:32} {who}  run {tags.get('run', 'unknown')}")
         print(f"             {tags.get(WHY, 'not promoted by pipelines/promote.py')}")
+    for look in registry_looks(client):
+        compared = f"{look.challenger} with {look.champion} on {', '.join(look.data)}"
+        print(f"comparison   {compared}  {look.at}  {look.by}")
+        print(f"             {look.outcome}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,10 +2,12 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -18,8 +20,9 @@ from mst.errors import ConfigError, MSTError
 from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Actors
 from pipelines.promotion.candidate import DATA, MAX_CLICKS, MAX_OBJECTS, Candidate, candidate, publish
-from pipelines.promotion.comparison import Terms, evaluate_on, named, records_of
-from pipelines.promotion.rules import Decision, Records, Rules, decide
+from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named, records_of
+from pipelines.promotion.looks import level_of, look_of, registry_look
+from pipelines.promotion.rules import Decision, Rules, decide
 from pipelines.registry.versions import (
     CHAMPION,
     REGISTERED_MODEL,
@@ -71,12 +74,13 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
         client = registry_client(uri)
         seen = snapshot(client)
         terms = _terms(request, seen.champion, offer.config)
-        champion_records, forced = None, request.force is not None
+        theirs: Mapping[str, Evaluated] | None = None
         with Actors(request.resources) as actors:
             ours = evaluate_on(offer.files, terms, actors)
             if seen.champion:
-                champion_records = _champion_records(uri, seen.champion, terms, actors, forced=forced)
-        decision = decide(records_of(ours), champion_records, terms.max_clicks, request.rules)
+                forced = request.force is not None
+                theirs = _champion_evaluated(uri, seen.champion, terms, actors, forced=forced)
+        decision = _decide(client, offer, seen.champion, ours, theirs, terms, request)
         show(decision, offer, seen.champion, terms)
         if request.dry_run:
             return decision, None
@@ -88,6 +92,29 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
         became = CHAMPION if outcome.is_champion else "overtaken"
         client.set_tag(offer.tracked.run_id, _RUN_TAG, f"version {outcome.version}: {became}")
         return decision, outcome
+
+
+def _decide(
+    client: MlflowClient,
+    offer: Candidate,
+    champion: ModelVersion | None,
+    ours: Mapping[str, Evaluated],
+    theirs: Mapping[str, Evaluated] | None,
+    terms: Terms,
+    request: Request,
+) -> Decision:
+    """Let the rules speak; a comparison with a champion is kept, and counts."""
+    judge = partial(decide, records_of(ours), max_clicks=terms.max_clicks, rules=request.rules)
+    if champion is None or not theirs:
+        return judge(None if champion is None else {})
+    names = f"{offer.folder.name}, step {offer.saved.step}", f"version {champion.version}"
+    with registry_look(client, look_of(names, ours, theirs)) as (number, said):
+        decision = judge(records_of(theirs), level=level_of(number))
+        said += [*["dry run"] * request.dry_run, *([f"forced: {request.force}"] if request.force else [])]
+        said.append(f"{'better' if decision.is_promoted else 'refused'}: {decision.why()}")
+    if number > 1:
+        print(f"comparison {number} on the same data: intervals are of {100 * level_of(number):.4g} %")
+    return decision
 
 
 def show(decision: Decision, offer: Candidate, champion: ModelVersion | None, terms: Terms) -> None:
@@ -145,14 +172,14 @@ def _promotion(decision: Decision, champion: ModelVersion | None, force: str | N
     return Promotion("better", decision.why())
 
 
-def _champion_records(
+def _champion_evaluated(
     uri: str, champion: ModelVersion, terms: Terms, actors: Actors, *, forced: bool
-) -> Records:
+) -> Mapping[str, Evaluated]:
     """What the champion does; nothing where it cannot be used any more and need not be."""
     address = f"models:/{REGISTERED_MODEL}/{champion.version}"
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return records_of(evaluate_on(fetch_checkpoint(uri, address, Path(folder)), terms, actors))
+            return evaluate_on(fetch_checkpoint(uri, address, Path(folder)), terms, actors)
     except MSTError as error:
         if forced:
             return {}

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mst.errors import ConfigError
 from mst.evaluation import ObjectRecord
 from mst.evaluation.metrics import number_of_clicks
-from mst.evaluation.statistics import Comparison, paired_comparison
+from mst.evaluation.statistics import RESAMPLES, Comparison, paired_comparison
 
 Records = Mapping[str, Sequence[ObjectRecord]]
 """What a model did on each data set, by its name."""
@@ -21,6 +21,7 @@ Figures = Callable[[Sequence[ObjectRecord]], Sequence[float]]
 """One number for each object."""
 
 _TARGET = 0.9
+_BEYOND = 100  # drawn means beyond the ends of an interval, at the least
 _GAIN, _FIRST = "gain", "first"
 
 
@@ -90,7 +91,9 @@ class Decision:
         return "; ".join(f"{each.rule}: {each.finding}" for each in told)
 
 
-def decide(challenger: Records, champion: Records | None, max_clicks: int, rules: Rules) -> Decision:
+def decide(
+    challenger: Records, champion: Records | None, max_clicks: int, rules: Rules, level: float = 0.95
+) -> Decision:
     """Compare a challenger with the champion.
 
     It is promoted if its NoC@90 is lower by more than chance explains (the interval of the paired difference
@@ -104,6 +107,7 @@ def decide(challenger: Records, champion: Records | None, max_clicks: int, rules
             None where there is no champion.
         max_clicks: that each object was given at most.
         rules: see `Rules`.
+        level: of the intervals (`pipelines.promotion.looks.level_of`).
     """
     checks = [_figures("challenger", challenger)]
     if champion is not None:
@@ -115,12 +119,12 @@ def decide(challenger: Records, champion: Records | None, max_clicks: int, rules
         budget = [] if rules.max_ms is None else [_latency(challenger, rules.max_ms)]
         return Decision((*checks, first, *budget))
     losses = [
-        _loss(name, {name: challenger[name]}, {name: champion[name]}, max_clicks, rules.most_lost)
+        _loss(name, {name: challenger[name]}, {name: champion[name]}, max_clicks, rules, level)
         for name in challenger
     ]
     budget_ms = rules.max_ms or (1 + rules.slower_by) * ms_per_click(_all(champion))
-    gain, latency = _gain(challenger, champion, max_clicks, rules), _latency(challenger, budget_ms)
-    return Decision((*checks, gain, *losses, latency))
+    gain = _gain(challenger, champion, max_clicks, rules, level)
+    return Decision((*checks, gain, *losses, _latency(challenger, budget_ms)))
 
 
 def nocs(records: Sequence[ObjectRecord], target: float, max_clicks: int) -> list[int]:
@@ -172,14 +176,14 @@ def _identity(record: ObjectRecord) -> tuple[str, str, int, int, float]:
     return record.name, record.image_id, record.height, record.width, record.area_share
 
 
-def _gain(challenger: Records, champion: Records, max_clicks: int, rules: Rules) -> Reason:
-    clicks = _compared(challenger, champion, _nocs(max_clicks))
-    time = _compared(challenger, champion, _ms)
+def _gain(challenger: Records, champion: Records, max_clicks: int, rules: Rules, level: float) -> Reason:
+    clicks = _compared(challenger, champion, _nocs(max_clicks), level)
+    time = _compared(challenger, champion, _ms, level)
     wanted = -rules.faster_by * float(np.mean([np.mean(_ms(each)) for each in champion.values()]))
     is_better, is_no_worse, is_faster = clicks.high < 0, clicks.high <= rules.no_worse_by, time.high < wanted
     said = f"NoC@90 {_difference(clicks, 'clicks', 2)}"
     if len(challenger) > 1:
-        pooled = _compared({"": _all(challenger)}, {"": _all(champion)}, _nocs(max_clicks))
+        pooled = _compared({"": _all(challenger)}, {"": _all(champion)}, _nocs(max_clicks), level)
         said += f", over all objects {_difference(pooled, 'clicks', 2)}"
     if is_better:
         return Reason(_GAIN, True, f"{said}: better")
@@ -188,8 +192,10 @@ def _gain(challenger: Records, champion: Records, max_clicks: int, rules: Rules)
     return Reason(_GAIN, is_no_worse and is_faster, f"{said}: not better, {quality}; {speed}")
 
 
-def _loss(name: str, challenger: Records, champion: Records, max_clicks: int, most: float) -> Reason:
-    found = _compared(challenger, champion, _nocs(max_clicks))
+def _loss(
+    name: str, challenger: Records, champion: Records, max_clicks: int, rules: Rules, level: float
+) -> Reason:
+    found, most = _compared(challenger, champion, _nocs(max_clicks), level), rules.most_lost
     finding = f"NoC@90 {_difference(found, 'clicks', 2)}, at most {most:+.2f} and explained by chance"
     return Reason(f"no loss on {name}", found.mean_difference <= most and found.low <= 0, finding)
 
@@ -199,14 +205,16 @@ def _latency(challenger: Records, budget: float) -> Reason:
     return Reason("latency", found <= budget, f"{found:.1f} ms a click, budget {budget:.1f}")
 
 
-def _compared(challenger: Records, champion: Records, figures: Figures) -> Comparison:
+def _compared(challenger: Records, champion: Records, figures: Figures, level: float) -> Comparison:
     """The difference of figures over the same objects; data sets weigh alike."""
     names = sorted(challenger)
     ours, theirs = (
         [value for name in names for value in figures(each[name])] for each in (challenger, champion)
     )
     images = [f"{name}/{each.image_id}" for name in names for each in challenger[name]]
-    return paired_comparison(ours, theirs, images, [name for name in names for _ in challenger[name]])
+    sets = [name for name in names for _ in challenger[name]]
+    resamples = max(RESAMPLES, round(_BEYOND / (1 - level)))
+    return paired_comparison(ours, theirs, images, sets, level, resamples)
 
 
 def _nocs(max_clicks: int) -> Figures:

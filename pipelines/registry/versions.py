@@ -59,6 +59,17 @@ class Outcome(NamedTuple):
     """False where another promotion was registered first."""
 
 
+def author() -> str:
+    """Return who this is, as a log tells it."""
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    return f"{user} on {socket.gethostname()}"
+
+
+def now() -> str:
+    """Return the time, as a log tells it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def registry_client(uri: str) -> MlflowClient:
     """Open a client of a registry; MLflow resolves `models:/` addresses by a setting of the whole process."""
     mlflow.set_tracking_uri(uri)
@@ -241,14 +252,13 @@ def _set_alias(client: MlflowClient, alias: str, number: str) -> None:
 
 
 def _log_entry(seen: Snapshot, promotion: Promotion) -> dict[str, str]:
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
     return {
         STATE: State.OPEN,
         _AFTER: str(seen.latest),
         AGAINST: str(seen.champion.version) if seen.champion else "",
         KIND: promotion.kind,
-        BY: f"{user} on {socket.gethostname()}",
-        AT: datetime.now(UTC).isoformat(timespec="seconds"),
+        BY: author(),
+        AT: now(),
         WHY: promotion.why,
     }
 

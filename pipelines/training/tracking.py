@@ -195,7 +195,7 @@ def open_run(uri: str, folder: UPath, config: Config, *, parent: str | None = No
     tags = {_RUN_FOLDER: str(folder), **provenance(config)}
     if parent:
         tags[MLFLOW_PARENT_RUN_ID] = parent
-    run = client.create_run(_experiment(client), run_name=folder.name, tags=tags)
+    run = client.create_run(experiment_id(client), run_name=folder.name, tags=tags)
     params = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in flatten(config).items()]
     client.log_batch(run.info.run_id, params=params)
     return TrackedRun(uri, run.info.run_id)
@@ -222,7 +222,7 @@ def find_run(uri: str, folder: UPath) -> TrackedRun | None:
     """Return the last run of a training that is stored in `folder`; None where there is none."""
     client = MlflowClient(uri, uri)
     ours = f"tags.`{_RUN_FOLDER}` = '{folder}'"
-    found = client.search_runs([_experiment(client)], ours, max_results=1, order_by=["start_time DESC"])
+    found = client.search_runs([experiment_id(client)], ours, max_results=1, order_by=["start_time DESC"])
     return TrackedRun(uri, found[0].info.run_id) if found else None
 
 
@@ -241,7 +241,7 @@ def log_evaluation(uri: str, page: Path, evaluations: Sequence["Evaluation"]) ->
     run_id = (
         found.run_id
         if found
-        else client.create_run(_experiment(client), run_name=page.parent.name, tags=tags).info.run_id
+        else client.create_run(experiment_id(client), run_name=page.parent.name, tags=tags).info.run_id
     )
     now = get_current_time_millis()
     figures = [
@@ -276,11 +276,12 @@ def close_children(parent: TrackedRun, stopped: Collection[str]) -> None:
             client.set_terminated(child.info.run_id, "KILLED" if child.info.run_name in stopped else "FAILED")
 
 
-def _experiment(client: MlflowClient) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
+def experiment_id(client: MlflowClient, name: str = EXPERIMENT) -> str:
+    """Return the id of an experiment, which is made where there is none of this name."""
+    found = client.get_experiment_by_name(name)
     if found:
         return str(found.experiment_id)
     location = None
     if client.tracking_uri.startswith("sqlite:///"):  # or files would go beside the working directory
         location = str(Path(client.tracking_uri.removeprefix("sqlite:///")).parent / "artifacts")
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    return str(client.create_experiment(name, artifact_location=location))

@@ -130,6 +130,11 @@ def test_what_was_promoted_by_force_can_be_rolled_back(registry, run, request_of
     capsys.readouterr()
     module.show_log(client)
     log = capsys.readouterr().out.splitlines()
+    log, comparisons = log[:8], log[8:]
+    assert comparisons[0].startswith("comparison   worse, step 1 with version 1 on instances_val  20")
+    assert comparisons[1].startswith("             refused: gain: NoC@90 +")
+    assert comparisons[3].startswith("             forced: a test; refused: gain: NoC@90 +")
+    assert len(comparisons) == 4
     assert [line.split()[1] for line in log[::2]] == ["1", "2", "3", "4"]
     assert "forced, crowned " in log[2]
     assert "rollback, crowned, previous" in log[4]

@@ -16,6 +16,7 @@ from mst.model import MST
 from mst.overrides import override
 from pipelines.cluster import Resources, free_port
 from pipelines.promotion.comparison import Terms
+from pipelines.promotion.looks import read_looks
 from pipelines.promotion.rules import Rules
 from pipelines.ship import SHIPPED, in_half, ship
 from pipelines.storage import PROJECT
@@ -94,6 +95,8 @@ def test_only_a_better_one_takes_its_place(random, terms, tmp_path, cluster):
     assert not outcome.decision.is_promoted
     assert "no loss on scenes" in outcome.decision.why()
     assert verify(out) == better
+    log = [(each.challenger, each.outcome.partition(":")[0]) for each in read_looks(out)]
+    assert log == [(str(TRAINED), "better"), (str(random), "refused")]
     same = ship(TRAINED, out, terms, RULES, Resources()).decision
     assert "NoC@90 +0.00 clicks [+0.00, +0.00]: not better, no worse" in same.why()
     assert not same.is_promoted

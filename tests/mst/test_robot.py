@@ -132,6 +132,19 @@ def test_a_first_click_lies_where_an_evaluation_s_does_as_often_as_is_asked(shar
     assert sum(clicks[0] == centre for clicks in drawn) in expected
 
 
+def test_negative_clicks_lie_where_ritm_draws_them():
+    """A tenth anywhere beside the object, four on other objects, half in the band along its border."""
+    rng = np.random.default_rng(5)
+    mask, others = np.zeros((2, 300, 300), bool)
+    mask[100:120, 100:120] = others[200:210, 200:210] = True
+    band = (cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5) <= 2) & ~mask
+    drawn = [sample_clicks(mask, lambda: others, rng, ClickConfig()) for _ in range(1500)]
+    pixels = [(click.row, click.col) for clicks in drawn for click in clicks if not click.is_positive]
+    shares = [np.mean([region[pixel] for pixel in pixels]) for region in (~(others | band), others, band)]
+    assert len(pixels) > 5000
+    assert shares == pytest.approx([0.1, 0.4, 0.5], abs=0.02)
+
+
 def test_an_empty_object_has_no_positive_clicks():
     nothing = np.zeros((20, 20), bool)
     clicks = [

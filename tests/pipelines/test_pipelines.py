@@ -165,10 +165,12 @@ def test_a_killed_run_goes_on_under_its_name_to_the_same_weights(cluster, regist
     assert [steps[0].count(step) for step in range(3)] == [1, 1, 1]  # and no step before the checkpoint twice
 
 
-def test_a_workers_error_reaches_the_driver_as_it_is(cluster, registry, config, broken_validation, tmp_path):
+def test_a_broken_sample_is_found_before_anything_is_trained(
+    cluster, registry, config, broken_validation, tmp_path
+):
     config, folder = override(config, broken_validation), UPath(tmp_path / "runs") / "broken"
     with pytest.raises(ImageError, match=r"val/.*jpg: broken image"):
-        train_driver(config, folder, Resources(max_failures=0), uri=registry)
+        train_here(config, folder, registry)
     run = find_run(registry, folder)
     client = MlflowClient(registry, registry)
     assert client.get_run(run.run_id).info.status == "FAILED"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mst.clicks import Click, click_tensor
@@ -160,10 +161,16 @@ def test_fusion_equals_a_sample_by_sample_version_with_only_the_chosen_scale(sid
     updated, new_scales, trace = stage(base, extra, clicks)
     assert set(trace.chosen.tolist()) == set(range(len(sides)))  # each scale is chosen by some sample
     for sample in range(len(CLICKS)):
-        number = int(trace.chosen[sample])
-        selection, scale = trace.selections[number], extra[number]
-        positions = scale.positions[0, selection.indices[sample]]
-        context = (selection.tokens[sample] + positions)[None]
+        # Equations 3 to 5 written out, on the tokens that the rapid update has changed.
+        means, contexts = [], []
+        for before, after, selection in zip(extra, new_scales, trace.selections, strict=True):
+            likeness = F.cosine_similarity(trace.kernel[sample], after.tokens[sample], dim=-1)
+            best = likeness.argsort(descending=True)[: selection.indices.shape[1]]
+            means.append(float(likeness[best].mean()))
+            contexts.append((after.tokens[sample] + before.positions[0])[best])
+        number = max(range(len(means)), key=means.__getitem__)
+        assert number == trace.chosen[sample]
+        context = contexts[number][None]
         mine = base.tokens[sample : sample + 1]
         torch.testing.assert_close(
             updated.tokens[sample : sample + 1], mine + stage.guide_base(mine, context)

@@ -1,3 +1,4 @@
+import itertools
 import math
 import os
 import subprocess
@@ -13,7 +14,9 @@ from mst.checkpoint import load_training_state, save_checkpoint
 from mst.data.sampling.sampler import SampleKey, Shard
 from mst.data.sampling.training_set import Batch
 from mst.errors import TrainingError
+from mst.evaluation.batched import evaluate_batched
 from mst.model import MST
+from mst.model.mst import Output
 from mst.overrides import override
 from mst.training import EpochReport, StepReport, fit, new_state, simulate_clicks, train_step
 from mst.training.checkpoints import newest, save
@@ -164,6 +167,66 @@ def test_simulated_clicks_lie_on_errors_and_leave_the_model_training(config):
         for sample, (row, col, label) in enumerate(added[:, 0].tolist()):
             if label >= 0:  # a missed pixel is clicked positively, a wrong one negatively
                 assert batch.mask[sample, 0, int(row), int(col)] == label
+
+
+def test_each_simulated_click_sees_the_mask_before_it_as_in_an_evaluation(config):
+    config = override(config, {"clicks.max_iterations": 3})
+    state, _ = new_state(config, CPU)
+    assert state.model.config.dropout > 0  # so that a prediction in training mode is another each time
+    batch = batch_of(config)
+    image = batch.image.float() / 255
+    earlier = [simulate_clicks(state.model, image, batch, count, config) for count in range(4)]
+    for (clicks, prev_mask), (_, found) in itertools.pairwise(earlier):
+        with torch.no_grad():
+            model = state.model.eval()
+            expected, without = (
+                model(image, clicks, mask).logits.sigmoid() for mask in (prev_mask, found * 0)
+            )
+        assert torch.equal(found, expected)
+        assert not prev_mask.any() or not torch.equal(found, without)
+
+
+def test_a_pixel_is_the_objects_from_a_probability_of_049_on(config):
+    batch = batch_of(config)
+    truth = batch.mask[:, 0] > 0.5
+    for probability, is_positive in ((0.485, True), (0.495, False)):
+        logits = torch.full_like(batch.mask, math.log(probability / (1 - probability)))
+        clicks, _ = simulate_clicks(_Saying(logits), batch.image.float() / 255, batch, 1, config)
+        added = [(int(row), int(col), label) for row, col, label in clicks[:, -1].tolist()]
+        placed = [(sample, *each) for sample, each in enumerate(added) if each[2] >= 0]
+        assert len(placed) > 4  # one that is all object, or none, has no error
+        for sample, row, col, label in placed:
+            assert bool(label) == is_positive == bool(truth[sample, row, col])
+
+
+class _Saying(torch.nn.Module):
+    """Answers all clicks alike."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, image, clicks, prev_mask):
+        return Output(self.logits, ())
+
+
+def test_what_is_validated_is_the_average_of_the_weights_where_there_is_one(config, monkeypatch):
+    validated = []
+
+    def look(model, *arguments, **options):
+        validated.append({name: value.clone() for name, value in model.state_dict().items()})
+        return evaluate_batched(model, *arguments, **options)
+
+    monkeypatch.setattr("mst.training.loop.evaluate_batched", look)
+    for ema in (0.5, 0.0):
+        changed = override(config, {"optim.ema": ema, "train.epochs": 1})
+        state, _ = new_state(changed, CPU)
+        run(changed, state)
+        (seen,) = validated
+        raw = state.model.state_dict()
+        assert all(torch.equal(seen[name], value) for name, value in state.weights().items())
+        assert all(torch.equal(seen[name], value) for name, value in raw.items()) == (ema == 0)
+        validated.clear()
 
 
 def test_the_number_of_simulated_clicks_is_drawn_for_each_step(config):

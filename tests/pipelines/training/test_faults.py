@@ -13,6 +13,7 @@ from pipelines.cluster import Resources, connect
 from pipelines.training import driver
 from pipelines.training.driver import check_request, train_driver
 from pipelines.training.tracking import find_run
+from tests.conftest import train_here
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def config(config):
 def test_a_run_in_s3_is_logged_with_its_pictures_and_what_it_was_made_from(cluster, registry, config, s3):
     boto3.client("s3").create_bucket(Bucket="runs")
     folder = UPath("s3://runs/team/here")
-    trained = train_driver(config, folder, Resources(), uri=registry)
+    trained = train_here(config, folder, registry)
     assert [each.step for each in saved(folder)] == [2, 4]
     assert str(trained.checkpoint).startswith("s3://runs/team/here/step_0000000")
     run = MlflowClient(registry, registry).get_run(trained.run.run_id)

@@ -16,8 +16,9 @@ def mst_base_cocolvis() -> Config:
     1.48 on GrabCut, 1.50 on Berkeley, 4.55 on DAVIS, and NoC@85/90 of 3.03/5.11 on SBD, 2.08/2.85 on
     COCO_MVal, 1.69/1.90 on Pascal VOC.
 
-    It leaves open the batch, weight decay, precision, colours and initial weights (MAE's, as SimpleClick),
-    and says "focal loss": this is RITM's normalized one, `--loss.normalized false` the plain one.
+    `docs/model.md` tells setting by setting what the paper says, what it leaves open (batch, weight decay,
+    precision, colours, initial weights), and what is chosen otherwise: it says "focal loss", and this is
+    RITM's normalized one. `--loss.normalized false` is the plain one.
     """
     return override(
         Config(),

@@ -47,6 +47,8 @@ NOC_FIGURES: Figures = {
 
 COST = "Table II: parameters, operations and time of a click"
 COST_COLUMNS = ("parameters (M)", "GFLOPs", "ms a click")
+# The row of SimpleClick-B may be another model's: its public network has 97 M parameters, as the one here has
+# (`pipelines/recipes/cocolvis.py`), where the table says 84.89.
 COST_FIGURES: Figures = {
     "SimpleClick-B": (84.89, 96.46, 183),
     "SimpleClick-L": (322.18, 266.44, 300),

@@ -39,7 +39,7 @@ class Server:
         self._process = subprocess.Popen(
             self._command, stderr=subprocess.DEVNULL, start_new_session=True, **self._options
         )
-        for _ in range(600):
+        for _ in range(1800):  # MLflow takes a minute where the machine is busy
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()
             except ConnectionRefusedError:

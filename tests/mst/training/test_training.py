@@ -1,4 +1,3 @@
-import itertools
 import math
 import os
 import subprocess
@@ -7,21 +6,17 @@ from functools import partialmethod
 
 import pytest
 import torch
-from torch.utils.data import default_collate
 from upath import UPath
 
 from mst.checkpoint import load_training_state, save_checkpoint
-from mst.data.sampling.sampler import SampleKey, Shard
-from mst.data.sampling.training_set import Batch
+from mst.data.sampling.sampler import Shard
 from mst.errors import TrainingError
 from mst.evaluation.batched import evaluate_batched
 from mst.model import MST
-from mst.model.mst import Output
 from mst.overrides import override
-from mst.training import EpochReport, StepReport, fit, new_state, simulate_clicks, train_step
+from mst.training import EpochReport, StepReport, fit, new_state
 from mst.training.checkpoints import newest, save
 from mst.training.resume import read_data, start
-from mst.training.step import iterations
 
 CPU = torch.device("cpu")
 
@@ -36,27 +31,8 @@ def run(config, state, epochs=None):
     return reports
 
 
-def batch_of(config, count=8):
-    training_set, _ = read_data(config)
-    return Batch(*default_collate([training_set[SampleKey(0, i, i)] for i in range(count)]))
-
-
 def weights_of(state):
     return torch.cat([value.flatten() for value in state.model.state_dict().values()])
-
-
-def test_training_learns_a_batch_by_heart(config):
-    config = override(
-        config,
-        {"clicks.max_iterations": 0, "data.background": 0.0, "model.dropout": 0.0, "loss.contrastive": 0.1},
-    )
-    state, _ = new_state(config, CPU)
-    batch = batch_of(config)
-    first = train_step(state.model.train(), state, {0: batch}, config)
-    for _ in range(1, 60):
-        last = train_step(state.model, state, {0: batch}, config)
-    assert last["iou"] > max(0.75, first["iou"])
-    assert last["loss"] < first["loss"]
 
 
 def test_reports_come_for_each_step_and_epoch(config):
@@ -151,65 +127,6 @@ def test_any_number_of_workers_takes_the_same_steps(config, tmp_path, workers, p
     assert moved > 10 * lr
 
 
-def test_simulated_clicks_lie_on_errors_and_leave_the_model_training(config):
-    config = override(config, {"clicks.max_iterations": 3})
-    state, _ = new_state(config, CPU)
-    state.model.train()
-    batch = batch_of(config)
-    for count in range(4):
-        clicks, prev_mask = simulate_clicks(state.model, batch.image.float() / 255, batch, count, config)
-        assert state.model.training
-        added = clicks[:, -3:]
-        used = (added[..., 2] >= 0).any(0)
-        assert used.tolist() == [each < count for each in range(3)]
-        assert bool(prev_mask.any()) == bool(used.any())
-        assert torch.equal(clicks[:, :-3], batch.clicks[:, :-3])
-        for sample, (row, col, label) in enumerate(added[:, 0].tolist()):
-            if label >= 0:  # a missed pixel is clicked positively, a wrong one negatively
-                assert batch.mask[sample, 0, int(row), int(col)] == label
-
-
-def test_each_simulated_click_sees_the_mask_before_it_as_in_an_evaluation(config):
-    config = override(config, {"clicks.max_iterations": 3})
-    state, _ = new_state(config, CPU)
-    assert state.model.config.dropout > 0  # so that a prediction in training mode is another each time
-    batch = batch_of(config)
-    image = batch.image.float() / 255
-    earlier = [simulate_clicks(state.model, image, batch, count, config) for count in range(4)]
-    for (clicks, prev_mask), (_, found) in itertools.pairwise(earlier):
-        with torch.no_grad():
-            model = state.model.eval()
-            expected, without = (
-                model(image, clicks, mask).logits.sigmoid() for mask in (prev_mask, found * 0)
-            )
-        assert torch.equal(found, expected)
-        assert not prev_mask.any() or not torch.equal(found, without)
-
-
-def test_a_pixel_is_the_objects_from_a_probability_of_049_on(config):
-    batch = batch_of(config)
-    truth = batch.mask[:, 0] > 0.5
-    for probability, is_positive in ((0.485, True), (0.495, False)):
-        logits = torch.full_like(batch.mask, math.log(probability / (1 - probability)))
-        clicks, _ = simulate_clicks(_Saying(logits), batch.image.float() / 255, batch, 1, config)
-        added = [(int(row), int(col), label) for row, col, label in clicks[:, -1].tolist()]
-        placed = [(sample, *each) for sample, each in enumerate(added) if each[2] >= 0]
-        assert len(placed) > 4  # one that is all object, or none, has no error
-        for sample, row, col, label in placed:
-            assert bool(label) == is_positive == bool(truth[sample, row, col])
-
-
-class _Saying(torch.nn.Module):
-    """Answers all clicks alike."""
-
-    def __init__(self, logits):
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, image, clicks, prev_mask):
-        return Output(self.logits, ())
-
-
 def test_what_is_validated_is_the_average_of_the_weights_where_there_is_one(config, monkeypatch):
     validated = []
 
@@ -227,12 +144,6 @@ def test_what_is_validated_is_the_average_of_the_weights_where_there_is_one(conf
         assert all(torch.equal(seen[name], value) for name, value in state.weights().items())
         assert all(torch.equal(seen[name], value) for name, value in raw.items()) == (ema == 0)
         validated.clear()
-
-
-def test_the_number_of_simulated_clicks_is_drawn_for_each_step(config):
-    config = override(config, {"clicks.max_iterations": 3})
-    assert [iterations(step, config) for step in range(9)] == [iterations(step, config) for step in range(9)]
-    assert {iterations(step, config) for step in range(50)} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])

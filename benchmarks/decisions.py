@@ -52,6 +52,11 @@ def records(clicks: NDArray[np.float64]) -> list[ObjectRecord]:
     return [record(number, each) for number, each in enumerate(whole)]
 
 
+def apart(records: Sequence[ObjectRecord]) -> list[ObjectRecord]:
+    """The same objects, as if each were of a photo of its own."""
+    return [replace(each, image_id=each.name) for each in records]
+
+
 def noise(rng: np.random.Generator) -> NDArray[np.float64]:
     """Of the clicks of all objects, (N,): half the variance of a difference, and as correlated."""
     shared, own = rng.normal(size=(PHOTOS, 1)), rng.normal(size=(PHOTOS, OBJECTS))
@@ -76,8 +81,7 @@ def rows(simulations: int) -> Iterator[Row]:
         first += spent[0]
         any_of_five += any(spent)
         fixed_level += any(is_promoted(each, champion, level_of(1)) for each in challengers)
-        alone = ([replace(each, image_id=each.name) for each in pair] for pair in (challengers[0], champion))
-        by_object += is_promoted(next(alone), next(alone), level_of(1))
+        by_object += is_promoted(apart(challengers[0]), apart(champion), level_of(1))
     yield row("false_promotions_one_look", first / simulations, "", at_most=0.05)
     yield row("false_promotions_five_looks", any_of_five / simulations, "", at_most=0.05)
     yield row("false_promotions_five_looks_at_one_level", fixed_level / simulations, "")

@@ -97,11 +97,12 @@ def connect(num_cpus: int | None = None) -> None:
     Raises:
         ServerError: no cluster answers there.
     """
-    if os.environ.get(_ADDRESS):
-        _check_answers(os.environ[_ADDRESS])
+    address = os.environ.get(_ADDRESS)
+    if address:
+        _check_answers(address)
     if ray.is_initialized():
         return
-    if os.environ.get(_ADDRESS):
+    if address:
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
         return
     port = free_port("")

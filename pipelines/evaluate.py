@@ -14,7 +14,7 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from mst.command_line import count, natural, parse, run
 from mst.data.files import as_path, check_writable
@@ -107,15 +107,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--peers", nargs="*", metavar="PEER", help=peers)
     add("--out", type=Path, metavar="FOLDER", help="keep records and parts here, and a report")
     add("--max-objects", type=count, help="most objects of a data set, evenly spread")
-    _add_protocol(parser.add_argument_group("protocol", "how objects are clicked on"))
+    _add_protocol(parser)
     add_actors(parser)
     add("--batch-size", type=count, default=1, help="objects that share a forward")
     add("--part-size", type=count, help="objects of a part, which a killed worker loses")
 
 
-def _add_protocol(group: Any) -> None:
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
     """Add the options of the protocol; those that are not given are the model's."""
-    add = group.add_argument
+    add = parser.add_argument_group("protocol", "how objects are clicked on").add_argument
     add("--max-clicks", type=count, help="most clicks on an object (default: the model's)")
     add("--from-nothing", action="store_true", help="pass over initial masks")
     add("--no-zoom", action="store_true", help="always look at the whole image")

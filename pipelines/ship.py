@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -30,7 +29,7 @@ from pipelines.evaluation.actors import Actors, Precision
 from pipelines.evaluation.evaluate import actor_resources, add_actors
 from pipelines.evaluation.tables import show_evaluations
 from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named, records_of
-from pipelines.promotion.looks import add_look, level_of, look_of, number_of, read_looks
+from pipelines.promotion.looks import folder_look, judge, look_of
 from pipelines.promotion.promote import show_reasons
 from pipelines.promotion.rules import Decision, Rules, add_rules, decide, rules_of
 from pipelines.storage import PROJECT
@@ -79,14 +78,11 @@ def ship(
         with Actors(resources) as actors:
             new = evaluate_on(offered, terms, actors)
             old = evaluate_on(out, terms, actors) if out.exists() else {}
-        judge = partial(decide, records_of(new), max_clicks=terms.max_clicks, rules=rules)
         if old:
-            look = look_of((str(checkpoint), str(out)), new, old)
-            decision = judge(records_of(old), level=level_of(number_of(look, read_looks(out))))
-            said = "better" if decision.is_promoted else "refused"
-            add_look(out, look, f"{said}: {decision.why()}")
+            kept = folder_look(out, look_of((str(checkpoint), str(out)), new, old))
+            decision = judge(kept, new, old, terms.max_clicks, rules)
         else:
-            decision = judge(None)
+            decision = decide(records_of(new), None, terms.max_clicks, rules)
         if decision.is_promoted:
             copy_for_use(offered, out)
     return Outcome(new, old, decision)

@@ -124,9 +124,7 @@ def bootstrap_intervals(
     values = np.asarray(columns, np.float64)
     if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"expected rows of finite numbers, at least one, not shape {values.shape}")
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
-    sums, objects = _by_image(values, images)
+    sums, objects = _by_image(values, _owners(images, len(values)))
     drawn = _drawn_means(sums, objects, resamples, np.random.default_rng(seed))
     return _ends(drawn, level, len(sums))
 
@@ -166,23 +164,17 @@ def paired_comparison(
             "a paired comparison needs both figures of each object, "
             f"but there are {len(first)} and {len(second)}"
         )
-    for labels, what in ((images, "images"), (sets, "sets")):
-        if labels is not None and len(labels) != len(first):
-            raise ValueError(f"there are {len(first)} objects and {len(labels)} {what} of them")
-    difference = first - second
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
+    difference, owners = first - second, _owners(images, len(first))
     rng = np.random.default_rng(seed)
-    parts = _places(sets or ["one"] * len(difference))
+    parts = _places(sets or [None] * len(difference))
     means, drawn, weighed = [], np.zeros((resamples, 1)), []
     for places in parts:
         inside = difference[places]
-        owners = None if images is None else [images[place] for place in places]
-        sums, objects = _by_image(inside[:, None], owners)
+        sums, objects = _by_image(inside[:, None], [owners[place] for place in places])
         means.append(inside.mean())
         drawn += _drawn_means(sums, objects, resamples, rng) / len(parts)
         weighed.append(sums[:, 0] / len(inside))
-    flipped = np.concatenate(weighed) if sets else sums[:, 0]
+    flipped = np.concatenate(weighed)
     (interval,) = _ends(drawn, level, len(flipped) - len(parts) + 1)
     return Comparison(float(np.mean(means)), *interval, _sign_flip_p(flipped, resamples, seed))
 
@@ -223,12 +215,11 @@ def noc_by_scale(
             f"area shares of {shares.min()} .. {shares.max()} exceed the edges {bounds[0]} .. {bounds[-1]}"
         )
     places = np.minimum(np.searchsorted(bounds, shares, side="right"), len(bounds) - 1) - 1
-    bins = []
+    owners, bins = _owners(images, len(shares)), []
     for place in np.unique(places):
         of_bin = np.flatnonzero(places == place).tolist()
         inside = clicks[of_bin]
-        owners = None if images is None else [images[each] for each in of_bin]
-        interval = bootstrap_interval(inside, owners, seed=seed)
+        interval = bootstrap_interval(inside, [owners[each] for each in of_bin], seed=seed)
         smallest, largest = float(bounds[place]), float(bounds[place + 1])
         bins.append(ScaleBin(smallest, largest, len(inside), float(inside.mean()), *interval))
     return bins
@@ -263,12 +254,17 @@ def _places(labels: Sequence[Hashable]) -> list[list[int]]:
     return list(found.values())
 
 
-def _by_image(values: NDArray[np.float64], images: Images | None) -> tuple[NDArray[np.float64], Values]:
-    """Sums of columns (N, M) over the objects of each image, (G, M), and how many objects it has, (G,)."""
+def _owners(images: Images | None, count: int) -> Images:
+    """The image of each of so many objects."""
     if images is None:
-        return values, np.ones(len(values))
-    if len(images) != len(values):
-        raise ValueError(f"there are {len(values)} objects and {len(images)} images of them")
+        return range(count)
+    if len(images) != count:
+        raise ValueError(f"there are {count} objects and {len(images)} images of them")
+    return images
+
+
+def _by_image(values: NDArray[np.float64], images: Images) -> tuple[NDArray[np.float64], Values]:
+    """Sums of columns (N, M) over the objects of each image, (G, M), and how many objects it has, (G,)."""
     owned = _places(images)
     sums = np.stack([values[places].sum(0) for places in owned])
     return sums, np.array([len(places) for places in owned], np.float64)
@@ -297,6 +293,8 @@ def _ends(means: NDArray[np.float64], level: float, count: int) -> list[Interval
 
 def _tail(level: float, count: int) -> float:
     """The share of drawn means beyond each end of an interval, of so many images."""
+    if not 0 < level < 1:
+        raise ValueError(f"level {level} is not between 0 and 1")
     beyond = (1 - level) / 2
     if count < 2:
         return beyond

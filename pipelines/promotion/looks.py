@@ -11,14 +11,15 @@ The registry keeps comparisons as runs of the experiment `mst_comparisons`, and 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mlflow import MlflowClient
 
 from mst.errors import CheckpointError
-from pipelines.promotion.comparison import Evaluated
+from pipelines.promotion.comparison import Evaluated, records_of
+from pipelines.promotion.rules import Decision, Rules, decide
 from pipelines.registry.versions import author, now
 from pipelines.training.tracking import experiment_id
 
@@ -54,12 +55,12 @@ def look_of(
 
 
 def number_of(look: Look, earlier: Sequence[Look]) -> int:
-    """Return the how manieth comparison this is, from 1, on that of its data sets which has seen the most."""
+    """Return a comparison's number, from 1, on that of its data sets on which there were the most."""
     return max(_number_on(digest, look, earlier) for digest in look.data.values())
 
 
 def level_of(number: int) -> float:
-    """Return the level of the intervals that decide the how manieth comparison on the same data."""
+    """Return the level of the intervals that decide the comparison of this number on the same data."""
     return 1 - 2 * _SPENT / (number * (number + 1))
 
 
@@ -73,7 +74,7 @@ def registry_look(client: MlflowClient, look: Look) -> Iterator[tuple[int, list[
     experiment = experiment_id(client, EXPERIMENT)
     run = client.create_run(experiment, tags=_tags(look), run_name=look.challenger)
     known = _runs(client, experiment)
-    place = next((place for place, (run_id, _) in enumerate(known) if run_id == run.info.run_id), len(known))
+    place = [run_id for run_id, _ in known].index(run.info.run_id)
     said: list[str] = []
     yield number_of(look, [each for _, each in known[:place]]), said
     client.set_tag(run.info.run_id, "outcome", "; ".join(said) or _UNFINISHED)
@@ -99,10 +100,47 @@ def read_looks(folder: Path) -> list[Look]:
         raise CheckpointError(f"{file}: a line is no comparison ({error}); take the file from git") from None
 
 
-def add_look(folder: Path, look: Look, outcome: str) -> None:
-    """Keep a comparison beside a model's weights."""
-    with (folder / FILE).open("a") as file:
-        file.write(json.dumps(asdict(replace(look, outcome=outcome))) + "\n")
+@contextmanager
+def folder_look(folder: Path, look: Look) -> Iterator[tuple[int, list[str]]]:
+    """Keep a comparison beside a model's weights, also one that is cut short.
+
+    Yields:
+        As `registry_look`.
+    """
+    said: list[str] = []
+    try:
+        yield number_of(look, read_looks(folder)), said
+    finally:
+        outcome = "; ".join(said) or _UNFINISHED
+        with (folder / FILE).open("a") as file:
+            file.write(json.dumps(asdict(replace(look, outcome=outcome))) + "\n")
+
+
+def judge(
+    kept: AbstractContextManager[tuple[int, list[str]]],
+    challenger: Mapping[str, Evaluated],
+    champion: Mapping[str, Evaluated],
+    max_clicks: int,
+    rules: Rules,
+    *notes: str,
+) -> Decision:
+    """Let the rules decide at the level of a comparison that is kept.
+
+    Args:
+        kept: of `registry_look` or `folder_look`.
+        challenger: what it did on each data set.
+        champion: the same of the champion.
+        max_clicks: that each object was given at most.
+        rules: see `pipelines.promotion.rules.Rules`.
+        notes: kept with the outcome.
+    """
+    with kept as (number, said):
+        level = level_of(number)
+        decision = decide(records_of(challenger), records_of(champion), max_clicks, rules, level)
+        said += [*notes, f"{'better' if decision.is_promoted else 'refused'}: {decision.why()}"]
+    if number > 1:
+        print(f"comparison {number} on the same data: intervals are of {100 * level:.4g} %")
+    return decision
 
 
 def _number_on(digest: str, look: Look, earlier: Sequence[Look]) -> int:

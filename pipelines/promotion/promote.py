@@ -4,7 +4,6 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -21,8 +20,8 @@ from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Actors
 from pipelines.promotion.candidate import DATA, MAX_CLICKS, MAX_OBJECTS, Candidate, candidate, publish
 from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named, records_of
-from pipelines.promotion.looks import level_of, look_of, registry_look
-from pipelines.promotion.rules import Decision, Rules, decide
+from pipelines.promotion.looks import judge, look_of, registry_look
+from pipelines.promotion.rules import Decision, Records, Rules, decide
 from pipelines.registry.versions import (
     CHAMPION,
     REGISTERED_MODEL,
@@ -104,17 +103,13 @@ def _decide(
     request: Request,
 ) -> Decision:
     """Let the rules speak; a comparison with a champion is kept, and counts."""
-    judge = partial(decide, records_of(ours), max_clicks=terms.max_clicks, rules=request.rules)
     if champion is None or not theirs:
-        return judge(None if champion is None else {})
+        nothing: Records | None = None if champion is None else {}
+        return decide(records_of(ours), nothing, terms.max_clicks, request.rules)
     names = f"{offer.folder.name}, step {offer.saved.step}", f"version {champion.version}"
-    with registry_look(client, look_of(names, ours, theirs)) as (number, said):
-        decision = judge(records_of(theirs), level=level_of(number))
-        said += [*["dry run"] * request.dry_run, *([f"forced: {request.force}"] if request.force else [])]
-        said.append(f"{'better' if decision.is_promoted else 'refused'}: {decision.why()}")
-    if number > 1:
-        print(f"comparison {number} on the same data: intervals are of {100 * level_of(number):.4g} %")
-    return decision
+    notes = [*["dry run"] * request.dry_run, *([f"forced: {request.force}"] if request.force else [])]
+    kept = registry_look(client, look_of(names, ours, theirs))
+    return judge(kept, ours, theirs, terms.max_clicks, request.rules, *notes)
 
 
 def show(decision: Decision, offer: Candidate, champion: ModelVersion | None, terms: Terms) -> None:

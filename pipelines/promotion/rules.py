@@ -43,7 +43,7 @@ class Rules(BaseModel):
 
 
 def add_rules(parser: argparse.ArgumentParser) -> None:
-    """Give the rules options of a command line."""
+    """Add an option for each rule to a parser."""
     group = parser.add_argument_group("rules")
     for name, setting in Rules.model_fields.items():
         text = f"{setting.description} (default {setting.default})"
@@ -183,7 +183,7 @@ def _gain(challenger: Records, champion: Records, max_clicks: int, rules: Rules,
     is_better, is_no_worse, is_faster = clicks.high < 0, clicks.high <= rules.no_worse_by, time.high < wanted
     said = f"NoC@90 {_difference(clicks, 'clicks', 2)}"
     if len(challenger) > 1:
-        pooled = _compared({"": _all(challenger)}, {"": _all(champion)}, _nocs(max_clicks), level)
+        pooled = _compared(challenger, champion, _nocs(max_clicks), level, weigh_alike=False)
         said += f", over all objects {_difference(pooled, 'clicks', 2)}"
     if is_better:
         return Reason(_GAIN, True, f"{said}: better")
@@ -205,14 +205,16 @@ def _latency(challenger: Records, budget: float) -> Reason:
     return Reason("latency", found <= budget, f"{found:.1f} ms a click, budget {budget:.1f}")
 
 
-def _compared(challenger: Records, champion: Records, figures: Figures, level: float) -> Comparison:
-    """The difference of figures over the same objects; data sets weigh alike."""
+def _compared(
+    challenger: Records, champion: Records, figures: Figures, level: float, *, weigh_alike: bool = True
+) -> Comparison:
+    """The difference of figures over the same objects; data sets weigh alike, or each object does."""
     names = sorted(challenger)
     ours, theirs = (
         [value for name in names for value in figures(each[name])] for each in (challenger, champion)
     )
     images = [f"{name}/{each.image_id}" for name in names for each in challenger[name]]
-    sets = [name for name in names for _ in challenger[name]]
+    sets = [name for name in names for _ in challenger[name]] if weigh_alike else None
     resamples = max(RESAMPLES, round(_BEYOND / (1 - level)))
     return paired_comparison(ours, theirs, images, sets, level, resamples)
 

@@ -8,7 +8,7 @@ from mst.errors import CheckpointError
 from pipelines.promotion.looks import (
     FILE,
     Look,
-    add_look,
+    folder_look,
     level_of,
     number_of,
     read_looks,
@@ -62,9 +62,14 @@ def test_the_registry_keeps_every_comparison_also_one_that_is_cut_short(registry
 
 def test_comparisons_are_kept_beside_the_weights(tmp_path):
     assert read_looks(tmp_path) == []
-    add_look(tmp_path, FIRST, "refused: no gain")
-    add_look(tmp_path, FIRST, "better: clicks")
-    assert [each.outcome for each in read_looks(tmp_path)] == ["refused: no gain", "better: clicks"]
+    with folder_look(tmp_path, FIRST) as (number, said):
+        assert number == 1
+        said.append("refused: no gain")
+    other = replace(FIRST, challenger_sha256="sha of b")
+    with pytest.raises(KeyboardInterrupt), folder_look(tmp_path, other) as (number, _):
+        raise KeyboardInterrupt
+    assert number == 2
+    assert [each.outcome for each in read_looks(tmp_path)] == ["refused: no gain", "it did not end"]
     with (tmp_path / FILE).open("a") as file:
         file.write('{"challenger": 1')
     with pytest.raises(CheckpointError, match=r"comparisons.jsonl: a line is no comparison .*from git"):

@@ -60,6 +60,10 @@ class ModelConfig(Settings):
     """Number of fusion modules, evenly spaced among the blocks; the last is before the last block."""
     scale_choice: Literal["best", "all"] = "best"
     """Which scales guide an image's base tokens: the most similar one (the paper), or all of them."""
+    fusion_mlp_ratio: Natural = 0
+    """Width of an MLP after each attention of the fusion modules, in multiples of the tokens'; 0 for none."""
+    fusion_per_scale: bool = False
+    """Whether each extra scale has attentions of its own in the fusion modules, rather than shared ones."""
     update_heads: Count = 1
     """Heads of the attention by which the base tokens update the extra scales; its cost grows with them."""
     click_radius: Positive = 5

@@ -47,6 +47,7 @@ ARMS: Mapping[str, Mapping[str, object]] = {
     BASELINE: {"model.patch_sizes": [], "loss.contrastive": 0},
     "mst": {"loss.contrastive": 0},
     "mst_cl": {"loss.contrastive": 0.1},
+    "mst_cl_mlp": {"loss.contrastive": 0.1, "model.fusion_mlp_ratio": 4, "model.fusion_per_scale": True},
     "all_scales": {"loss.contrastive": 0.1, "model.scale_choice": "all"},
     "sweep_best": {"loss.contrastive": 0.1, "model.patch_sizes": [28], "model.k_ratio": 0.04},
 }

@@ -98,6 +98,20 @@ class SelfAttention(nn.Module):
         return attended
 
 
+class MLP(nn.Module):
+    """Two layers, wider in between: `ratio` times as wide as the tokens."""
+
+    def __init__(self, embed_dim: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, ratio * embed_dim)
+        self.fc2 = nn.Linear(ratio * embed_dim, embed_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, C) to (B, L, C)."""
+        mixed: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
+        return mixed
+
+
 class CrossAttention(nn.Module):
     """Attention of tokens to other tokens, both normalised first; the residual update of the former.
 
@@ -151,20 +165,6 @@ class CrossAttention(nn.Module):
         return update
 
 
-class MLP(nn.Module):
-    """Two layers, four times as wide in between."""
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(embed_dim, 4 * embed_dim)
-        self.fc2 = nn.Linear(4 * embed_dim, embed_dim)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, L, C) to (B, L, C)."""
-        mixed: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
-        return mixed
-
-
 class LayerScale(nn.Module):
     """A learned factor for each channel, small at first (CaiT; DINOv2)."""
 
@@ -175,6 +175,29 @@ class LayerScale(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L, C) to (B, L, C)."""
         return tokens * self.gamma
+
+
+class CrossBlock(CrossAttention):
+    """Cross attention and then an MLP; the residual update of both, which starts at zero.
+
+    Args:
+        embed_dim: C.
+        num_heads: of the attention.
+        mlp_ratio: width of the MLP, in multiples of C.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: int) -> None:
+        super().__init__(embed_dim, num_heads)
+        self.norm_mlp = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.mlp = MLP(embed_dim, mlp_ratio)
+        nn.init.zeros_(self.mlp.fc2.weight)
+        nn.init.zeros_(self.mlp.fc2.bias)
+
+    def forward(self, tokens: Tensor, context: Tensor, attend: Tensor | None = None) -> Tensor:
+        """Return the update of `tokens`; arguments as of `CrossAttention`."""
+        update = super().forward(tokens, context, attend)
+        mixed: Tensor = self.mlp(self.norm_mlp(tokens + update))
+        return update + mixed
 
 
 class Block(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mst.model.attention import CrossAttention
+from mst.model.attention import CrossAttention, CrossBlock
 from mst.model.patch_embed import Grid, Scale
 from mst.model.tokens import (
     chosen_scale,
@@ -57,6 +57,8 @@ class FusionStage(nn.Module):
         update_heads: of the attention that updates the extra scales.
         k_ratio: share of each scale's tokens that is selected.
         guided_by_all: whether the base tokens attend to every scale's selection (not in the paper).
+        mlp_ratio: width of an MLP after each attention, in multiples of C; 0 for none.
+        own_scales: number of extra scales, where each has attentions of its own; 0 where all share them.
     """
 
     def __init__(
@@ -67,11 +69,21 @@ class FusionStage(nn.Module):
         k_ratio: float,
         *,
         guided_by_all: bool = False,
+        mlp_ratio: int = 0,
+        own_scales: int = 0,
     ) -> None:
         super().__init__()
         self.k_ratio, self.guided_by_all = k_ratio, guided_by_all
-        self.update_scales = CrossAttention(embed_dim, update_heads)
-        self.guide_base = CrossAttention(embed_dim, num_heads)
+
+        def attention(heads: int) -> nn.Module:
+            return CrossBlock(embed_dim, heads, mlp_ratio) if mlp_ratio else CrossAttention(embed_dim, heads)
+
+        def attentions(heads: int) -> nn.Module:
+            own = (attention(heads) for _ in range(own_scales))
+            return nn.ModuleList(own) if own_scales else attention(heads)
+
+        self.update_scales = attentions(update_heads)
+        self.guide_base = attentions(num_heads)
 
     def forward(
         self, base: Scale, scales: list[Scale], clicks: Tensor
@@ -90,23 +102,42 @@ class FusionStage(nn.Module):
         scales = self._update(scales, downsample(base.tokens, base.grid))
         selections = [self._select(scale, kernel) for scale in scales]
         chosen, means = chosen_scale([each.scores.gather(1, each.indices) for each in selections])
-        # One batched attention serves all samples: every scale's selection is there as context, and what
-        # belongs to a scale that was not chosen is masked.
-        context, attend = [], []
+        contexts, is_guide = [], []
         for number, (selection, scale) in enumerate(zip(selections, scales, strict=True)):
             positions = gather_tokens(scale.positions.expand(kernel.shape[0], -1, -1), selection.indices)
             factor = straight_through(means[:, number])[:, None, None]
-            context.append((selection.tokens + positions) * factor)
-            is_context = (chosen == number) | self.guided_by_all
-            attend.append(is_context[:, None].expand_as(selection.indices))
-        tokens = base.tokens + self.guide_base(base.tokens, torch.cat(context, 1), torch.cat(attend, 1))
+            contexts.append((selection.tokens + positions) * factor)
+            is_guide.append((chosen == number) | self.guided_by_all)
+        tokens = base.tokens + self._guide(base.tokens, contexts, is_guide)
         return base._replace(tokens=tokens), scales, StageTrace(kernel, tuple(selections), chosen)
 
     def _update(self, scales: list[Scale], context: Tensor) -> list[Scale]:
+        if isinstance(self.update_scales, nn.ModuleList):
+            return [
+                scale._replace(tokens=scale.tokens + update(scale.tokens, context))
+                for update, scale in zip(self.update_scales, scales, strict=True)
+            ]
         tokens = torch.cat([scale.tokens for scale in scales], 1)
         tokens = tokens + self.update_scales(tokens, context)
         parts = tokens.split([scale.tokens.shape[1] for scale in scales], 1)
         return [scale._replace(tokens=part) for scale, part in zip(scales, parts, strict=True)]
+
+    def _guide(self, tokens: Tensor, contexts: list[Tensor], is_guide: list[Tensor]) -> Tensor:
+        """The update of base tokens by each scale's context (B, K, C), in the samples (B,) that it guides."""
+        if isinstance(self.guide_base, nn.ModuleList):
+            updates = [
+                guide(tokens, context) * guides[:, None, None]
+                for guide, context, guides in zip(self.guide_base, contexts, is_guide, strict=True)
+            ]
+            return torch.stack(updates).sum(0)
+        # One batched attention serves all samples: every scale's selection is there as context, and what
+        # belongs to a scale that does not guide a sample is masked.
+        attend = [
+            guides[:, None].expand(context.shape[:2])
+            for context, guides in zip(contexts, is_guide, strict=True)
+        ]
+        update: Tensor = self.guide_base(tokens, torch.cat(contexts, 1), torch.cat(attend, 1))
+        return update
 
     def _select(self, scale: Scale, kernel: Tensor) -> Selection:
         scores = similarity(kernel, scale.tokens)

@@ -83,6 +83,8 @@ class MST(nn.Module):
                     config.update_heads,
                     config.k_ratio,
                     guided_by_all=config.scale_choice == "all",
+                    mlp_ratio=config.fusion_mlp_ratio,
+                    own_scales=len(config.patch_sizes) if config.fusion_per_scale else 0,
                 )
                 for place in places
             }

@@ -19,6 +19,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "mst_small_gpu": photos.mst_small_gpu,
     "mst_base_cocolvis": cocolvis.mst_base_cocolvis,
     "mst_base_cocolvis_no_cl": cocolvis.mst_base_cocolvis_no_cl,
+    "mst_base_mlp_cocolvis": cocolvis.mst_base_mlp_cocolvis,
     "simpleclick_base_cocolvis": cocolvis.simpleclick_base_cocolvis,
     "mst_small_cocolvis": cocolvis.mst_small_cocolvis,
     "mst_large_cocolvis": cocolvis.mst_large_cocolvis,

@@ -23,12 +23,13 @@ LOSS = LossConfig(contrastive=0.5)
 SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique", "equal.default")
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[{}, {"fusion_mlp_ratio": 2, "fusion_per_scale": True}], ids=["shared", "own MLPs"])
+def model(request):
     torch.manual_seed(0)
-    model = MST(TINY_MODEL.model_copy(update={"dropout": 0.0}))
-    for attend in (model.fusions["1"].update_scales, model.fusions["1"].guide_base):
-        torch.nn.init.normal_(attend.proj.weight, std=0.1)
+    model = MST(TINY_MODEL.model_copy(update={"dropout": 0.0, **request.param}))
+    for name, each in model.fusions.named_parameters():
+        if name.endswith(("proj.weight", "fc2.weight")):
+            torch.nn.init.normal_(each, std=0.1)
     return model
 
 

@@ -12,6 +12,7 @@ from mst.command_line import parse
 from mst.config import Config
 from mst.errors import ConfigError
 from mst.model import MST
+from mst.model.flops import forward_flops
 from mst.overrides import differences, flatten, from_dict
 from pipelines.command_line import add_resources, add_settings, config_of, resources_of
 from pipelines.recipes import RECIPES, build
@@ -71,6 +72,7 @@ TABLE = {
 # What each differs in from `mst_base_cocolvis`, and nothing else
 CHANGES = {
     "mst_base_cocolvis_no_cl": {"loss.contrastive": 0},
+    "mst_base_mlp_cocolvis": {"model.fusion_mlp_ratio": 4, "model.fusion_per_scale": True},
     "simpleclick_base_cocolvis": {"model.patch_sizes": (), "model.window": 14},  # as its public weights
     "mst_small_cocolvis": {
         "model.size": "small",
@@ -89,6 +91,7 @@ CHANGES = {
 
 # Millions of parameters, between which a network of that size lies
 SIZES = {"tiny": (1, 8), "small": (22, 35), "base": (90, 120), "large": (310, 370)}
+WITH_MLPS = (175, 190)  # base
 
 # By commands: where things are, for how long, and what a later stage changes
 GIVEN = {
@@ -170,8 +173,19 @@ def test_the_network_has_its_size(name):
     config = build(name).model
     with torch.device("meta"):
         millions = sum(each.numel() for each in MST(config).parameters()) / 1e6
-    low, high = SIZES[config.size]
+    low, high = WITH_MLPS if config.fusion_mlp_ratio else SIZES[config.size]
     assert low < millions < high
+
+
+def test_with_mlps_the_network_costs_what_table_two_says():
+    """1.96 times the parameters and 2.14 times the operations of the baseline, within 5 %."""
+    with torch.device("meta"):
+        mst, baseline = (
+            MST(build(f"{name}_cocolvis").model) for name in ("mst_base_mlp", "simpleclick_base")
+        )
+    sizes = [sum(each.numel() for each in model.parameters()) for model in (mst, baseline)]
+    assert sizes[0] / sizes[1] == pytest.approx(166.77 / 84.89, rel=0.05)
+    assert forward_flops(mst) / forward_flops(baseline) == pytest.approx(206.82 / 96.46, rel=0.05)
 
 
 def test_the_recipes_are_listed(capsys):

@@ -8,7 +8,7 @@ from torch import Tensor
 from mst.clicks import Click, click_tensor
 from mst.config import ModelConfig
 from mst.model import MST
-from mst.model.attention import CrossAttention
+from mst.model.attention import CrossAttention, CrossBlock
 from mst.model.fusion import FusionStage, downsample
 from mst.model.patch_embed import Scale
 from mst.model.tokens import (
@@ -195,6 +195,65 @@ def test_where_all_scales_guide_every_selection_is_context():
     torch.testing.assert_close(updated.tokens, base.tokens + stage.guide_base(base.tokens, context))
     config = ModelConfig(size="tiny", depth=2, fusion_stages=1, scale_choice="all")
     assert MST(config).fusions["1"].guided_by_all
+
+
+def with_own_blocks() -> FusionStage:
+    torch.manual_seed(1)
+    stage = FusionStage(DIM, num_heads=3, update_heads=2, k_ratio=0.25, mlp_ratio=2, own_scales=2)
+    for parameter in stage.parameters():  # some start at zero, which would hide all
+        torch.nn.init.normal_(parameter, std=0.2)
+    return stage
+
+
+def test_with_own_attentions_each_scale_is_updated_and_guides_by_its_own():
+    torch.manual_seed(2)
+    stage, base = with_own_blocks(), base_tokens()
+    extra = scales(len(CLICKS))
+    updated, new_scales, trace = stage(base, extra, click_tensor(CLICKS, 24))
+    pooled = downsample(base.tokens, base.grid)
+    for update, before, after in zip(stage.update_scales, extra, new_scales, strict=True):
+        torch.testing.assert_close(after.tokens, before.tokens + update(before.tokens, pooled))
+    assert set(trace.chosen.tolist()) == {0, 1}
+    for sample in range(len(CLICKS)):
+        number, mine = int(trace.chosen[sample]), base.tokens[sample : sample + 1]
+        indices = trace.selections[number].indices[sample]
+        context = (new_scales[number].tokens[sample] + extra[number].positions[0])[indices]
+        torch.testing.assert_close(
+            updated.tokens[sample : sample + 1], mine + stage.guide_base[number](mine, context[None])
+        )
+
+
+def test_where_all_scales_guide_by_their_own_the_updates_add_up():
+    stage, base = with_own_blocks(), base_tokens()
+    stage.guided_by_all = True
+    extra = scales(len(CLICKS))
+    updated, _, trace = stage(base, extra, click_tensor(CLICKS, 24))
+    expected = base.tokens
+    for guide, selection, scale in zip(stage.guide_base, trace.selections, extra, strict=True):
+        expected = expected + guide(base.tokens, selection.tokens + scale.positions[0][selection.indices])
+    torch.testing.assert_close(updated.tokens, expected)
+
+
+def test_a_cross_block_is_attention_and_then_an_mlp_and_starts_at_zero():
+    torch.manual_seed(0)
+    block = CrossBlock(DIM, 3, mlp_ratio=2)
+    tokens, context = torch.randn(2, 20, DIM), torch.randn(2, 30, DIM)
+    assert not block(tokens, context).any()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    attended = CrossAttention.forward(block, tokens, context)
+    normed = F.layer_norm(tokens + attended, (DIM,), block.norm_mlp.weight, block.norm_mlp.bias, 1e-6)
+    hidden = F.gelu(normed @ block.mlp.fc1.weight.T + block.mlp.fc1.bias)
+    assert hidden.shape[-1] == 2 * DIM
+    mixed = hidden @ block.mlp.fc2.weight.T + block.mlp.fc2.bias
+    torch.testing.assert_close(block(tokens, context), attended + mixed)
+
+
+def test_the_network_gives_its_fusion_modules_what_the_settings_say():
+    config = ModelConfig(size="tiny", depth=2, fusion_stages=1, fusion_mlp_ratio=3, fusion_per_scale=True)
+    stage = MST(config).fusions["1"]
+    assert [each.mlp.fc1.out_features for each in stage.guide_base] == [3 * 192, 3 * 192]
+    assert len(stage.update_scales) == 2
 
 
 def test_gradients_reach_the_scores_and_the_choice_of_scale():

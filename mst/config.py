@@ -278,8 +278,9 @@ class TrainConfig(Settings):
     """Most objects of a validation, spread evenly over the validation set."""
     val_clicks: Count = 20
     """Most clicks on an object of a validation."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of forward and backward. Weights, optimizer and losses stay fp32. fp16 scales the loss."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Precision of forward and backward. Weights, optimizer and losses stay fp32. tf32 is fp32 but for
+    products of matrices, on GPUs that have it. fp16 scales the loss."""
     recompute: bool = False
     """Compute the blocks' activations again in the backward pass, to save memory."""
     compile: bool = False

@@ -89,7 +89,6 @@ def main() -> None:
         device = torch.device(arguments.device)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError("no CUDA device here: give --device cpu to train without")
-        torch.set_float32_matmul_precision("high")
         for name, value in train(
             experiment(arguments), device, 60 * arguments.minutes, arguments.out, TRAINED
         ).items():

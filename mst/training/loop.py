@@ -26,7 +26,7 @@ from mst.evaluation import ObjectRecord, Summary, summarize
 from mst.evaluation.batched import evaluate_batched
 from mst.optim import freeze, learning_rate, set_learning_rate, update_average
 from mst.training.state import TrainingState
-from mst.training.step import train_step
+from mst.training.step import matrix_products, train_step
 
 _log = logging.getLogger(__name__)
 
@@ -78,12 +78,13 @@ def fit(
         TrainingError: `train.max_bad_steps` in a row had no finite gradient, a validation found no numbers,
             more images than `data.max_faulty` allows cannot be used, or memory is too small.
     """
-    while True:
-        if _validation_is_due(state, config):
-            yield _validate(state, validation, config, shard)
-        if state.is_finished(config):
-            return
-        yield from _train_epoch(config, state, training_set, shard)
+    with matrix_products(config):
+        while True:
+            if _validation_is_due(state, config):
+                yield _validate(state, validation, config, shard)
+            if state.is_finished(config):
+                return
+            yield from _train_epoch(config, state, training_set, shard)
 
 
 def _validation_is_due(state: TrainingState, config: Config) -> bool:

@@ -1,8 +1,8 @@
 """One step of a training: the model clicks on its own errors, then learns from where that leads."""
 
 import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -80,9 +80,12 @@ def _without_sync(network: nn.Module, *, more: bool) -> AbstractContextManager[N
 def _learn(network: nn.Module, state: TrainingState, batch: Batch, weight: float, config: Config) -> Tensor:
     """Add the gradients of one micro-batch, times a weight; return its losses and its IoU, (4,)."""
     image = batch.image.float() / 255
+    # Two blocks: in one, torch before a fix of December 2025 hands the weights that were cast without gradients
+    # to the forward that learns, and they get none.
     with autocast(config, image.device):
         count = iterations(state.step, config)
         clicks, prev_mask = simulate_clicks(state.model, image, batch, count, config)
+    with autocast(config, image.device):
         output: Output = network(image, clicks, prev_mask)
     losses = total_loss(output, batch.mask, config.loss)
     state.scaler.scale(losses.total * weight).backward()  # type: ignore[no-untyped-call]
@@ -94,6 +97,17 @@ def autocast(config: Config, device: torch.device) -> AbstractContextManager[Non
     """The precision of an experiment's forward passes."""
     dtype = _PRECISIONS.get(config.train.precision)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+@contextmanager
+def matrix_products(config: Config) -> Iterator[None]:
+    """Let products of fp32 matrices be of an experiment's precision as long as the block runs."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if config.train.precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _seed_dropout(*numbers: int) -> None:

@@ -53,6 +53,16 @@ def test_the_same_experiment_gives_the_same_weights(config):
     assert torch.equal(*map(weights_of, states))
 
 
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", "highest"), ("tf32", "high")])
+def test_products_of_fp32_matrices_are_of_the_asked_precision_while_it_trains(config, precision, expected):
+    torch.set_float32_matmul_precision("medium")
+    config = override(config, {"train.precision": precision})
+    state, _ = new_state(config, CPU)
+    seen = {torch.get_float32_matmul_precision() for _ in fit(config, state, *read_data(config), Shard())}
+    assert (seen, torch.get_float32_matmul_precision()) == ({expected}, "medium")
+    torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_resuming_gives_the_weights_of_the_undisturbed_run(config, tmp_path, ema):
     config = override(config, {"optim.ema": ema, "optim.schedule": "cosine"})

@@ -6,8 +6,8 @@
     python pipelines/promote.py --log
 
 Champion and challenger click on the same objects, and `pipelines/promotion/rules.py` has the rules. Exit
-status 3: the challenger was not promoted. Where there is no champion yet, the first one is evaluated on the
-validation data of its training unless other data are given.
+status 3: the challenger was not promoted. Where there is no champion yet, the first one has to be better than
+itself untrained and than the best classical peer.
 """
 
 import argparse
@@ -77,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="compare on these data sets, best ones that neither was chosen on (default: the champion's)",
     )
+    parser.add_argument(
+        "--seen-data",
+        action="store_true",
+        help="judge also by data that either was trained on, or chosen by its validation",
+    )
     parser.add_argument("--max-objects", type=count, help="most objects of each data set, evenly spread")
     parser.add_argument("--max-clicks", type=count, help="most clicks on an object (default: the model's)")
     parser.add_argument("--dry-run", action="store_true", help="compare, and change nothing")
@@ -108,6 +113,7 @@ def main() -> None:
         rules=rules,
         force=arguments.force,
         dry_run=arguments.dry_run,
+        seen_data=arguments.seen_data,
     )
     storage, slash, name = arguments.run.rstrip("/").rpartition("/")
     decision, outcome = promote(uri, run_folder(storage or slash or ".", name), request)

@@ -28,7 +28,15 @@ from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Actors, Precision
 from pipelines.evaluation.evaluate import actor_resources, add_actors
 from pipelines.evaluation.tables import show_evaluations
-from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named, records_of
+from pipelines.promotion.comparison import (
+    Evaluated,
+    Terms,
+    evaluate_floor,
+    evaluate_on,
+    named,
+    records_of,
+    time_by_turns,
+)
 from pipelines.promotion.looks import folder_look, judge, look_of
 from pipelines.promotion.promote import show_reasons
 from pipelines.promotion.rules import Decision, Rules, add_rules, decide, rules_of
@@ -62,7 +70,8 @@ def ship(
 
     Args:
         checkpoint: whole, with or without its training's state.
-        out: the one that ships now; where there is none, any checkpoint is better.
+        out: the one that ships now; where there is none, the new one has to be better than itself untrained
+            and than the best classical peer.
         terms: what both are compared on.
         rules: when the new one is better.
         resources: of the actors that evaluate both.
@@ -78,11 +87,13 @@ def ship(
         with Actors(resources) as actors:
             new = evaluate_on(offered, terms, actors)
             old = evaluate_on(out, terms, actors) if out.exists() else {}
-        if old:
-            kept = folder_look(out, look_of((str(checkpoint), str(out)), new, old))
-            decision = judge(kept, new, old, terms.max_clicks, rules)
-        else:
-            decision = decide(records_of(new), None, terms.max_clicks, rules)
+            if old:
+                timed = time_by_turns(offered, out, terms, actors)
+                kept = folder_look(out, look_of((str(checkpoint), str(out)), new, old))
+                decision = judge(kept, new, old, terms.max_clicks, rules, timed)
+            else:
+                floor = evaluate_floor(offered, terms, actors)
+                decision = decide(records_of(new), None, terms.max_clicks, rules, floor=floor)
         if decision.is_promoted:
             copy_for_use(offered, out)
     return Outcome(new, old, decision)

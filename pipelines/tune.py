@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import ray
 from rich.console import Console
 from upath import UPath
 
@@ -31,13 +30,14 @@ from mst.training.checkpoints import best
 from pipelines.cluster import connect
 from pipelines.command_line import add_resources, add_settings, config_of, resources_of
 from pipelines.evaluation.tables import show_evaluations
+from pipelines.registry.versions import registry_client, snapshot
 from pipelines.storage import absolute, absolute_paths
 from pipelines.sweeping.budget import Limits
 from pipelines.sweeping.page import write_page
 from pipelines.sweeping.plan import OBJECTIVES, SCHEDULERS, SEARCHES, Plan, keep, planned, read
 from pipelines.sweeping.record import TrialRecord, alone, pareto_set, rank
 from pipelines.sweeping.space import Space, check_space, grid
-from pipelines.sweeping.sweep import sweep
+from pipelines.sweeping.sweep import concurrent_trials, sweep
 from pipelines.sweeping.table import SweepView, console, trials_table
 from pipelines.sweeping.winner import as_it_is, check_held_out, measure, offer, train_on
 from pipelines.training.driver import check_request
@@ -204,7 +204,7 @@ def carry_out(arguments: argparse.Namespace, plan: Plan, folder: UPath, parent: 
     """
     limits = Limits(arguments.max_hours, arguments.max_samples, arguments.max_gpu_hours)
     screen = console()
-    view = SweepView(plan, screen, plan.resources.fits(ray.cluster_resources()))
+    view = SweepView(plan, screen, concurrent_trials(plan))
     with view.shown():
         trials, reached = sweep(plan, folder, parent, limits, view)
     ranked = rank(trials, plan.primary)
@@ -232,6 +232,8 @@ def main() -> None:
     plan = plan_of(parser, arguments, folder)
     check_held_out(plan, arguments.test or ())
     uri = tracking_uri()
+    if arguments.promote and not arguments.test and snapshot(registry_client(uri)).champion is None:
+        raise ConfigError("there is no champion yet: --promote needs --test, held-out data to judge by")
     connect()
     check_request(plan.config, folder, plan.resources)
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ All of it can change in mid-training, as `--scheduler pbt` does.
 """
 
 SPACE = {
-    "optim.lr": {"loguniform": (1e-5, 3e-3)},
+    "optim.lr": {"loguniform": (1e-6, 3e-3)},  # the paper: 5e-6
     "optim.layer_decay": {"uniform": (0.6, 1)},
-    "optim.ema": {"choice": (0, 0.9, 0.99, 0.999)},
+    "optim.ema": {"ordered": (0, 0.9, 0.99, 0.999)},
 }

@@ -1,5 +1,8 @@
 """How a training begins: from its initial weights, or where it was."""
 
+import logging
+import math
+
 import torch
 from upath import UPath
 
@@ -10,9 +13,12 @@ from mst.data.files import as_path, check_writable
 from mst.data.sampling.training_set import TrainingSet
 from mst.data.sources import SampleSet, read_records, read_samples
 from mst.errors import ConfigError
+from mst.optim import learning_rate
 from mst.overrides import differences, override
 from mst.training.checkpoints import Saved, config_of_run, newest, opened
 from mst.training.state import TrainingState, new_state
+
+_log = logging.getLogger(__name__)
 
 _FIXED = ("model.", "train.batch_size", "train.samples_per_epoch")
 """Settings that weights and the count of steps depend on."""
@@ -42,7 +48,8 @@ def check_run(run: UPath, config: Config, *, allow_change: bool) -> tuple[Saved 
     found = newest(run)
     if found is None:
         return None, []
-    changed = differences(config_of_run(found.path), config)
+    before = config_of_run(found.path)
+    changed = differences(before, config)
     cannot = any(is_fixed(each) for each in changed)
     if changed and (cannot or not allow_change):
         hint = "" if cannot else ", or go on with these by --allow-config-change"
@@ -50,7 +57,15 @@ def check_run(run: UPath, config: Config, *, allow_change: bool) -> tuple[Saved 
             f"run '{run.name}' was started with other settings ({'; '.join(changed)}); "
             f"give this one another name{hint}"
         )
+    old, new = (_rate(found.step, each) for each in (before, config))
+    if changed and not math.isclose(old, new, rel_tol=0.01):
+        changed.append(f"learning rate of step {found.step}: {old:.3g} -> {new:.3g}")
+        _log.warning("%s: %s", run.name, changed[-1])
     return found, changed
+
+
+def _rate(step: int, config: Config) -> float:
+    return learning_rate(step, config.train.steps_per_epoch, config.train.epochs, config.optim)
 
 
 def start(config: Config, checkpoint: UPath | None, device: torch.device) -> tuple[TrainingState, str]:

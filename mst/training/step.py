@@ -80,7 +80,7 @@ def _without_sync(network: nn.Module, *, more: bool) -> AbstractContextManager[N
 def _learn(network: nn.Module, state: TrainingState, batch: Batch, weight: float, config: Config) -> Tensor:
     """Add the gradients of one micro-batch, times a weight; return its losses and its IoU, (4,)."""
     image = batch.image.float() / 255
-    # Two blocks: in one, torch before a fix of December 2025 hands the weights that were cast without gradients
+    # Two blocks: in one, torch before a fix of December 2025 hands weights that were cast without gradients
     # to the forward that learns, and they get none.
     with autocast(config, image.device):
         count = iterations(state.step, config)

@@ -4,6 +4,7 @@ What is interrupted goes on from them, and the part of an actor that dies is eva
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,8 @@ from mst.evaluation.records import read_table, write_table
 from mst.model import MST
 from mst.predictor import Crop, forward
 from pipelines.cluster import Resources
+
+_log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
 
@@ -107,9 +110,7 @@ class Evaluator:
             The number, and what came of the part.
         """
         skipped = list[str]()
-        precision = partial(
-            torch.autocast, self._device, torch.bfloat16, enabled=protocol.precision == "bf16"
-        )
+        precision = self._precision(protocol)
         if self._held is None or self._held[0] != shared[0]:
             self._held = None  # two methods at a time could be too much for a GPU
             self._held = shared[0], self._ready(ray.get(shared[0]), precision)
@@ -128,6 +129,43 @@ class Evaluator:
                 )
             return number, Part(records, skipped, sum(close_pixels))
         return number, Part(evaluate(method, samples, *rules, on_skipped=skipped.append), skipped, 0)
+
+    def by_turns(
+        self,
+        loaders: Sequence[Loader],
+        shared: Sequence[ray.ObjectRef[MST]],
+        protocols: Sequence[Protocol],
+    ) -> list[list[ObjectRecord]]:
+        """Let several networks click on each object, one after the other, and return the records of each.
+
+        Args:
+            loaders: of the objects.
+            shared: where in Ray's store the networks lie.
+            protocols: of each.
+        """
+        self._held = None
+        methods = ray.get(list(shared))
+        pairs = [(method, each) for method, each in zip(methods, protocols, strict=True)]
+        for method, protocol in pairs:
+            self._ready(method, self._precision(protocol))
+        found: list[list[ObjectRecord]] = [[] for _ in pairs]
+        for loader in loaders:
+            for mine, (method, protocol) in zip(found, pairs, strict=True):
+                with self._precision(protocol)():
+                    clicked = evaluate_batched(
+                        method,
+                        SampleSet([loader]),
+                        protocol.eval,
+                        protocol.max_clicks,
+                        protocol.targets,
+                        1,
+                        on_skipped=_log.info,
+                    )
+                mine.extend(clicked.records)
+        return found
+
+    def _precision(self, protocol: Protocol) -> Callable[[], torch.autocast]:
+        return partial(torch.autocast, self._device, torch.bfloat16, enabled=protocol.precision == "bf16")
 
     def _ready(self, method: MST | Open, precision: Callable[[], torch.autocast]) -> MST | Open:
         if isinstance(method, MST):

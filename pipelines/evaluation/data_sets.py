@@ -1,11 +1,14 @@
 """The data sets that `pipelines/evaluate.py` evaluates on."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from upath import UPath
 
+from mst.config import Config
+from mst.data.files import as_path
 from mst.data.sources import SampleSet, fingerprint, parse_source, read_samples
 from mst.evaluation.report.published import NAMES
 from pipelines.evaluation.naming import as_folder, split_name
@@ -59,6 +62,25 @@ def read_data_set(text: str, max_objects: int | None) -> DataSet:
         "initial_masks": "yes",
     }
     return DataSet(name or NAMES.get(written) or _stem(source), samples, about)
+
+
+def seen_by(config: Config, sources: Sequence[str], root: UPath) -> list[str]:
+    """Return those of some sources that an experiment trains on, or chooses its checkpoints by.
+
+    Args:
+        config: of the experiment.
+        sources: as in `mst.data.sources`.
+        root: that their relative paths start from.
+    """
+    home = as_path(config.data.root)
+    known = {_place(source, home) for source in (*config.data.train, *config.data.val)}
+    return [source for source in sources if _place(source, root) in known]
+
+
+def _place(source: str, root: UPath) -> tuple[str, UPath]:
+    """Format and path of a source, wherever its images lie."""
+    found = parse_source(source, root)
+    return found.format, found.path
 
 
 def _stem(source: str) -> str:

@@ -1,7 +1,7 @@
 """Evaluate models on the same data sets by the same protocol, and keep what was found.
 
 A champion was a challenger once: its evaluation is taken from the folder where it was kept, as long as code,
-data, protocol and machine are the same, since times are to be compared too.
+data, protocol and machine are the same. Times that are compared are taken anew, by turns.
 """
 
 import hashlib
@@ -13,18 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import ray
+from ray.exceptions import RayTaskError
 from upath import UPath
 
 from mst.data.readers.evaluation_sets import EVALUATION_SETS
 from mst.data.sources import SampleSet, Source, parse_source
+from mst.evaluation import ObjectRecord
+from mst.evaluation.peers import PEERS
 from mst.evaluation.report import Evaluation, Measure
 from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Actors, Precision, Protocol
 from pipelines.evaluation.data_sets import DataSet, read_data_set
 from pipelines.evaluation.evaluate import evaluate_on_cluster, made_by
-from pipelines.evaluation.methods import Subject, read_model
-from pipelines.promotion.rules import Records
+from pipelines.evaluation.methods import UNTRAINED, Subject, make_peers, read_model
+from pipelines.promotion.rules import Records, nocs
 from pipelines.training.provenance import machine
+
+_TIMED = 12  # objects of each data set that two models are timed on
 
 
 @dataclass(frozen=True)
@@ -108,9 +115,65 @@ def evaluate_on(checkpoint: Path, terms: Terms, actors: Actors) -> dict[str, Eva
     Raises:
         MSTError: as `pipelines.evaluation.evaluate.evaluate_on_cluster`.
     """
-    subject = read_model(str(checkpoint), checkpoint)
+    return _evaluate(read_model(str(checkpoint), checkpoint), terms, actors)
+
+
+def evaluate_floor(checkpoint: Path, terms: Terms, actors: Actors) -> dict[str, Records]:
+    """Evaluate what a first champion has to be better than: itself untrained, and the best classical peer.
+
+    Args:
+        checkpoint: of the model.
+        terms: on what.
+        actors: that evaluate.
+
+    Returns:
+        Records by method and data set.
+    """
+    model = read_model(str(checkpoint), checkpoint)
+    found = {
+        peer.name: records_of(_evaluate(peer, terms, actors))
+        for peer in make_peers((UNTRAINED, *PEERS), model)
+    }
+    clicks = {
+        name: float(np.mean([np.mean(nocs(each, 0.9, terms.max_clicks)) for each in records.values()]))
+        for name, records in found.items()
+    }
+    best = min(PEERS, key=clicks.__getitem__)
+    return {UNTRAINED: found[UNTRAINED], f"{best}, the best classical peer": found[best]}
+
+
+def time_by_turns(
+    challenger: Path, champion: Path, terms: Terms, actors: Actors
+) -> tuple[dict[str, list[ObjectRecord]], dict[str, list[ObjectRecord]]]:
+    """Let two models click on a few of the same objects by turns, so that a busy moment is busy for both.
+
+    Returns:
+        What the challenger and the champion did, by data set.
+
+    Raises:
+        MSTError: a model or the data cannot be used.
+    """
+    subjects = [read_model(str(each), each) for each in (challenger, champion)]
+    shared = [ray.put(each.method) for each in subjects]
+    protocols = [_protocol(each, terms) for each in subjects]
+    (actor,) = actors.at_most(1)
+    ours, theirs = dict[str, list[ObjectRecord]](), dict[str, list[ObjectRecord]]()
+    for name, source in terms.data.items():
+        samples = read_data_set(f"{name}={source}", min(_TIMED, terms.max_objects or _TIMED)).samples
+        try:
+            ours[name], theirs[name] = ray.get(actor.by_turns.remote(samples.loaders, shared, protocols))
+        except RayTaskError as error:
+            raise error.cause from None
+    return ours, theirs
+
+
+def _protocol(subject: Subject, terms: Terms) -> Protocol:
     settings = subject.eval.model_copy(update={"max_clicks": terms.max_clicks})
-    protocol, found = Protocol(eval=settings, precision=terms.precision), {}
+    return Protocol(eval=settings, precision=terms.precision)
+
+
+def _evaluate(subject: Subject, terms: Terms, actors: Actors) -> dict[str, Evaluated]:
+    protocol, found = _protocol(subject, terms), {}
     for name, source in terms.data.items():
         data = read_data_set(f"{name}={source}", terms.max_objects)
         folder = terms.keep / _key(subject, data, protocol, actors.resources)

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 from mst.errors import CheckpointError
 from pipelines.promotion.comparison import Evaluated, records_of
-from pipelines.promotion.rules import Decision, Rules, decide
+from pipelines.promotion.rules import Decision, Records, Rules, decide
 from pipelines.registry.versions import author, now
 from pipelines.training.tracking import experiment_id
 
@@ -122,6 +122,7 @@ def judge(
     champion: Mapping[str, Evaluated],
     max_clicks: int,
     rules: Rules,
+    timed: tuple[Records, Records],
     *notes: str,
 ) -> Decision:
     """Let the rules decide at the level of a comparison that is kept.
@@ -132,11 +133,13 @@ def judge(
         champion: the same of the champion.
         max_clicks: that each object was given at most.
         rules: see `pipelines.promotion.rules.Rules`.
+        timed: what both did by turns.
         notes: kept with the outcome.
     """
     with kept as (number, said):
         level = level_of(number)
-        decision = decide(records_of(challenger), records_of(champion), max_clicks, rules, level)
+        ours, theirs = records_of(challenger), records_of(champion)
+        decision = decide(ours, theirs, max_clicks, rules, level, timed=timed)
         said += [*notes, f"{'better' if decision.is_promoted else 'refused'}: {decision.why()}"]
     if number > 1:
         print(f"comparison {number} on the same data: intervals are of {100 * level:.4g} %")

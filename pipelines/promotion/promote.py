@@ -13,15 +13,25 @@ from rich.console import Console
 from rich.table import Table
 from upath import UPath
 
+from mst.checkpoint import read_config
 from mst.config import Config
 from mst.data.files import as_path
 from mst.errors import ConfigError, MSTError
 from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Actors
+from pipelines.evaluation.data_sets import seen_by
 from pipelines.promotion.candidate import DATA, MAX_CLICKS, MAX_OBJECTS, Candidate, candidate, publish
-from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named, records_of
+from pipelines.promotion.comparison import (
+    Evaluated,
+    Terms,
+    evaluate_floor,
+    evaluate_on,
+    named,
+    records_of,
+    time_by_turns,
+)
 from pipelines.promotion.looks import judge, look_of, registry_look
-from pipelines.promotion.rules import Decision, Records, Rules, decide
+from pipelines.promotion.rules import Decision, Rules, decide
 from pipelines.registry.versions import (
     CHAMPION,
     REGISTERED_MODEL,
@@ -50,6 +60,8 @@ class Request:
     force: str | None = None
     """A reason to promote whatever the rules say."""
     dry_run: bool = False
+    seen_data: bool = False
+    """Whether data may judge that a model was trained on, or chosen by."""
     keep: Path = PROJECT / "out" / "evaluations"
 
 
@@ -66,6 +78,7 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
 
     Raises:
         CheckpointError: no whole checkpoint in the folder, or MLflow has no run of it.
+        ConfigError: a data set is one that either was trained on, or chosen by.
         MSTError: champion or data cannot be used.
     """
     with plainly(uri), tempfile.TemporaryDirectory() as scratch:
@@ -73,13 +86,14 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
         client = registry_client(uri)
         seen = snapshot(client)
         terms = _terms(request, seen.champion, offer.config)
-        theirs: Mapping[str, Evaluated] | None = None
+        if not request.seen_data:
+            _check_unseen("the challenger", offer.config, terms)
+        rival = None if seen.champion is None else _fetched(uri, seen.champion, Path(scratch), request)
+        if rival and not request.seen_data:
+            _check_unseen("the champion", read_config(rival), terms)
         with Actors(request.resources) as actors:
             ours = evaluate_on(offer.files, terms, actors)
-            if seen.champion:
-                forced = request.force is not None
-                theirs = _champion_evaluated(uri, seen.champion, terms, actors, forced=forced)
-        decision = _decide(client, offer, seen.champion, ours, theirs, terms, request)
+            decision = _decide(client, offer, seen.champion, rival, ours, terms, request, actors)
         show(decision, offer, seen.champion, terms)
         if request.dry_run:
             return decision, None
@@ -97,19 +111,44 @@ def _decide(
     client: MlflowClient,
     offer: Candidate,
     champion: ModelVersion | None,
+    rival: Path | None,
     ours: Mapping[str, Evaluated],
-    theirs: Mapping[str, Evaluated] | None,
     terms: Terms,
     request: Request,
+    actors: Actors,
 ) -> Decision:
-    """Let the rules speak; a comparison with a champion is kept, and counts."""
-    if champion is None or not theirs:
-        nothing: Records | None = None if champion is None else {}
-        return decide(records_of(ours), nothing, terms.max_clicks, request.rules)
+    """Let the rules speak; a comparison with a champion is kept, and counts.
+
+    Args:
+        client: of the registry.
+        offer: the challenger.
+        champion: None where there is none.
+        rival: the champion's files; None where there are none that can be used.
+        ours: what the challenger did.
+        terms: of the comparison.
+        request: see `Request`.
+        actors: that evaluate.
+    """
+    if champion is None:
+        floor = None if request.force else evaluate_floor(offer.files, terms, actors)
+        return decide(records_of(ours), None, terms.max_clicks, request.rules, floor=floor)
+    if rival is None:
+        return decide(records_of(ours), {}, terms.max_clicks, request.rules)
+    theirs = evaluate_on(rival, terms, actors)
+    timed = time_by_turns(offer.files, rival, terms, actors)
     names = f"{offer.folder.name}, step {offer.saved.step}", f"version {champion.version}"
     notes = [*["dry run"] * request.dry_run, *([f"forced: {request.force}"] if request.force else [])]
     kept = registry_look(client, look_of(names, ours, theirs))
-    return judge(kept, ours, theirs, terms.max_clicks, request.rules, *notes)
+    return judge(kept, ours, theirs, terms.max_clicks, request.rules, timed, *notes)
+
+
+def _check_unseen(who: str, config: Config, terms: Terms) -> None:
+    """Refuse to judge a model on what it was trained on or chosen by."""
+    if seen := seen_by(config, list(terms.data.values()), UPath(Path.cwd())):
+        raise ConfigError(
+            f"{who} was trained on {', '.join(seen)}, or chosen by it, so that it judges nothing fairly; give "
+            "--data that neither has seen, or --seen-data to judge by it all the same"
+        )
 
 
 def show(decision: Decision, offer: Candidate, champion: ModelVersion | None, terms: Terms) -> None:
@@ -117,10 +156,6 @@ def show(decision: Decision, offer: Candidate, champion: ModelVersion | None, te
     against = f"against version {champion.version}, the champion" if champion else "is the first"
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{offer.saved.path} {against}, on {', '.join(terms.data.values())}")
-    validated = named(offer.config.data.val, as_path(offer.config.data.root)).values()
-    if chosen_by := sorted(set(validated) & set(terms.data.values())):
-        text = f"this checkpoint was chosen by {', '.join(chosen_by)}: give --data that neither has seen"
-        console.print(text, style="yellow")
     show_reasons(decision, console)
 
 
@@ -140,7 +175,7 @@ def _terms(request: Request, champion: ModelVersion | None, config: Config) -> T
     if request.data:
         data = named(request.data, UPath(Path.cwd()))
     elif champion is None:
-        data = named(config.data.val, as_path(config.data.root))
+        data = named(config.data.val, as_path(config.data.root))  # refused without `seen_data`
     elif DATA in judged:
         data = json.loads(judged[DATA])
     else:
@@ -163,19 +198,16 @@ def _promotion(decision: Decision, champion: ModelVersion | None, force: str | N
     if not decision.is_promoted:
         return Promotion("forced", f"{force} (against the rules: {decision.why()})")
     if champion is None:
-        return Promotion("first", "there was no champion")
+        return Promotion("first", f"there was no champion; {decision.why()}")
     return Promotion("better", decision.why())
 
 
-def _champion_evaluated(
-    uri: str, champion: ModelVersion, terms: Terms, actors: Actors, *, forced: bool
-) -> Mapping[str, Evaluated]:
-    """What the champion does; nothing where it cannot be used any more and need not be."""
+def _fetched(uri: str, champion: ModelVersion, scratch: Path, request: Request) -> Path | None:
+    """Fetch the champion's files; None where they cannot be used any more and need not be."""
     address = f"models:/{REGISTERED_MODEL}/{champion.version}"
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            return evaluate_on(fetch_checkpoint(uri, address, Path(folder)), terms, actors)
+        return fetch_checkpoint(uri, address, scratch / "champion")
     except MSTError as error:
-        if forced:
-            return {}
+        if request.force is not None:
+            return None
         raise type(error)(f"the champion: {error}; --force REASON promotes without comparing") from None

@@ -22,7 +22,7 @@ Figures = Callable[[Sequence[ObjectRecord]], Sequence[float]]
 
 _TARGET = 0.9
 _BEYOND = 100  # drawn means beyond the ends of an interval, at the least
-_GAIN, _FIRST = "gain", "first"
+_GAIN, _FLOOR = "gain", "floor"
 
 
 class Rules(BaseModel):
@@ -87,27 +87,38 @@ class Decision:
     def why(self) -> str:
         """Return the findings that decide in one line: what it gains, or what speaks against it."""
         against = [each for each in self.reasons if not each.holds]
-        told = against or [each for each in self.reasons if each.rule in (_GAIN, _FIRST)]
+        told = against or [each for each in self.reasons if each.rule in (_GAIN, _FLOOR)]
         return "; ".join(f"{each.rule}: {each.finding}" for each in told)
 
 
 def decide(
-    challenger: Records, champion: Records | None, max_clicks: int, rules: Rules, level: float = 0.95
+    challenger: Records,
+    champion: Records | None,
+    max_clicks: int,
+    rules: Rules,
+    level: float = 0.95,
+    *,
+    timed: tuple[Records, Records] | None = None,
+    floor: Mapping[str, Records] | None = None,
 ) -> Decision:
-    """Compare a challenger with the champion.
+    """Compare a challenger with the champion, or, where there is none, with what needs no training.
 
     It is promoted if its NoC@90 is lower by more than chance explains (the interval of the paired difference
     lies below zero), or no worse and a click clearly faster; if it loses on no data set; and if its time for
     a click is within the budget. Data sets weigh alike, and images are what chance draws
-    (`mst.evaluation.statistics.paired_comparison`).
+    (`mst.evaluation.statistics.paired_comparison`). The first champion needs fewer clicks than each method of
+    the floor, beyond chance.
 
     Args:
         challenger: its records.
-        champion: the champion's, of the same objects in the same order, timed on the same kind of machine;
-            None where there is no champion.
+        champion: the champion's, of the same objects in the same order; None where there is no champion.
         max_clicks: that each object was given at most.
         rules: see `Rules`.
         level: of the intervals (`pipelines.promotion.looks.level_of`).
+        timed: records of the challenger and of the champion whose times were taken by turns; None for the
+            times of the others.
+        floor: what methods do on the same objects that the first champion has to be better than, by name;
+            None where they were not evaluated, which it does not pass.
     """
     checks = [_figures("challenger", challenger)]
     if champion is not None:
@@ -115,16 +126,16 @@ def decide(
     if not all(each.holds for each in checks):
         return Decision(tuple(checks))  # there is nothing that could be compared
     if champion is None:
-        first = Reason(_FIRST, True, "there is no champion yet")
         budget = [] if rules.max_ms is None else [_latency(challenger, rules.max_ms)]
-        return Decision((*checks, first, *budget))
+        return Decision((*checks, *_passes(challenger, floor, max_clicks, level), *budget))
+    times = timed or (challenger, champion)
     losses = [
         _loss(name, {name: challenger[name]}, {name: champion[name]}, max_clicks, rules, level)
         for name in challenger
     ]
-    budget_ms = rules.max_ms or (1 + rules.slower_by) * ms_per_click(_all(champion))
-    gain = _gain(challenger, champion, max_clicks, rules, level)
-    return Decision((*checks, gain, *losses, _latency(challenger, budget_ms)))
+    budget_ms = rules.max_ms or (1 + rules.slower_by) * ms_per_click(_all(times[1]))
+    gain = _gain(challenger, champion, times, max_clicks, rules, level)
+    return Decision((*checks, gain, *losses, _latency(times[0], budget_ms)))
 
 
 def nocs(records: Sequence[ObjectRecord], target: float, max_clicks: int) -> list[int]:
@@ -176,10 +187,31 @@ def _identity(record: ObjectRecord) -> tuple[str, str, int, int, float]:
     return record.name, record.image_id, record.height, record.width, record.area_share
 
 
-def _gain(challenger: Records, champion: Records, max_clicks: int, rules: Rules, level: float) -> Reason:
+def _passes(
+    challenger: Records, floor: Mapping[str, Records] | None, max_clicks: int, level: float
+) -> list[Reason]:
+    """Whether it is better than each method of the floor."""
+    if not floor:
+        return [Reason(_FLOOR, False, "there is no champion, and no peer was evaluated in its place")]
+    reasons = []
+    for name, peer in floor.items():
+        found = _compared(challenger, peer, _nocs(max_clicks), level)
+        finding = f"NoC@90 {_difference(found, 'clicks', 2)} beside {name}"
+        reasons.append(Reason(_FLOOR, found.high < 0, finding))
+    return reasons
+
+
+def _gain(
+    challenger: Records,
+    champion: Records,
+    times: tuple[Records, Records],
+    max_clicks: int,
+    rules: Rules,
+    level: float,
+) -> Reason:
     clicks = _compared(challenger, champion, _nocs(max_clicks), level)
-    time = _compared(challenger, champion, _ms, level)
-    wanted = -rules.faster_by * float(np.mean([np.mean(_ms(each)) for each in champion.values()]))
+    time = _compared(*times, _ms, level)
+    wanted = -rules.faster_by * float(np.mean([np.mean(_ms(each)) for each in times[1].values()]))
     is_better, is_no_worse, is_faster = clicks.high < 0, clicks.high <= rules.no_worse_by, time.high < wanted
     said = f"NoC@90 {_difference(clicks, 'clicks', 2)}"
     if len(challenger) > 1:

@@ -21,7 +21,7 @@ from optuna.trial import create_trial
 
 from pipelines.sweeping.plan import OBJECTIVES, Objective, Plan
 from pipelines.sweeping.record import TrialRecord, pareto_set, rank
-from pipelines.sweeping.space import Settings, distributions
+from pipelines.sweeping.space import LISTED, Settings, distributions, params_of
 
 _BEST, _INK, _FAINT = "#e4572e", "#28323c", "#aab4be"
 _COLORS = LinearSegmentedColormap.from_list("better", ["#d5dde6", "#7fa3c9", "#0b4f9e"])
@@ -160,7 +160,7 @@ def importances(plan: Plan, trials: Sequence[TrialRecord], objective: Objective)
         return None
     study, drawn = optuna.create_study(), distributions(plan.space)
     for each in known:
-        params = {name: each.settings[name] for name in drawn}
+        params = params_of(plan.space, each.settings)
         study.add_trial(
             create_trial(params=params, distributions=drawn, value=_figure(each, plan, objective))
         )
@@ -227,7 +227,7 @@ def _look(place: int, of: int) -> dict[str, Any]:
 def _places(plan: Plan, name: str) -> Callable[[Settings], float]:
     """Where on its axis a setting's value stands, 0 .. 1."""
     ((kind, values),) = plan.space[name].items()
-    if kind == "choice":
+    if kind in LISTED:
         order = list(values)
         return lambda settings: _of_choice(order.index(settings[name]), len(order))
     scale = math.log if kind == "loguniform" else float
@@ -241,7 +241,7 @@ def _of_choice(number: int, of: int) -> float:
 
 def _label_setting(axes: Axes, place: int, plan: Plan, name: str) -> None:
     ((kind, values),) = plan.space[name].items()
-    if kind == "choice":
+    if kind in LISTED:
         for number, value in enumerate(values):
             text = f"{value:.3g}" if isinstance(value, float) else str(value)
             _tick(axes, place, _of_choice(number, len(values)), text[:_LONGEST])

@@ -43,7 +43,10 @@ OBJECTIVES: dict[str, Objective] = {
     "noc85": Objective("val_noc85", "min", "NoC@85"),
     "iou": Objective("val_iou", "max", "IoU"),
     "ms_per_click": Objective("val_seconds_per_click", "min", "ms per click", 1000),
+    "gflops": Objective("forward_flops", "min", "GFLOPs per forward", 1e-9),
+    "parameters": Objective("parameters", "min", "million parameters", 1e-6),
 }
+_TIMED, _COUNTED = "ms_per_click", ("gflops", "parameters")
 _CHOOSE = ("noc90", "noc85", "iou")  # what checkpoints can be chosen by
 
 
@@ -90,6 +93,16 @@ class Plan:
     def primary(self) -> Objective:
         """The first objective."""
         return OBJECTIVES[self.objectives[0]]
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether clicks are timed, and so trials train one at a time: beside others each would be slower."""
+        return _TIMED in self.objectives
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether operations or parameters are counted."""
+        return any(each in self.objectives for each in _COUNTED)
 
     @property
     def epochs(self) -> int:

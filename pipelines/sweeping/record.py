@@ -22,7 +22,7 @@ from upath import UPath
 
 from mst.errors import ConfigError
 from pipelines.sweeping.plan import Objective, Plan
-from pipelines.sweeping.space import Settings, distributions, grid
+from pipelines.sweeping.space import Settings, Space, distributions, grid, params_of, settings_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -117,13 +117,13 @@ class Record:
         self._handles: dict[int, optuna.Trial] = {}
         if is_new and plan.search == "grid":
             for point in grid(plan.space)[: plan.trials]:
-                self._study.enqueue_trial(point)
+                self._study.enqueue_trial(params_of(plan.space, point))
 
     def propose(self) -> tuple[int, Settings]:
         """Begin another trial; return its number and settings."""
         trial = self._study.ask(fixed_distributions=self._drawn)
         self._handles[trial.number] = trial
-        return trial.number, dict(trial.params)
+        return trial.number, settings_of(self._plan.space, trial.params)
 
     def add(self, number: int, result: Result) -> None:
         """Add a validation of a trial; one of an epoch that is there already changes nothing."""
@@ -166,11 +166,11 @@ class Record:
     def trials(self) -> list[TrialRecord]:
         """Return all trials that have begun, in their order."""
         begun = self._study.get_trials(deepcopy=False)
-        return [_record(each) for each in begun if each.state != TrialState.WAITING]
+        return [_record(each, self._plan.space) for each in begun if each.state != TrialState.WAITING]
 
     def trial(self, number: int) -> TrialRecord:
         """Return one of them."""
-        return _record(self._study.get_trials(deepcopy=False)[number])
+        return _record(self._study.get_trials(deepcopy=False)[number], self._plan.space)
 
     def _handle(self, number: int) -> optuna.Trial:
         if number not in self._handles:  # begun by a process before this one
@@ -233,8 +233,8 @@ def pareto_set(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -
     ]
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
-    settings, results = dict(trial.params), list[Result]()
+def _record(trial: FrozenTrial, space: Space) -> TrialRecord:
+    settings, results = settings_of(space, trial.params), list[Result]()
     takeovers, seconds = list[Takeover](), 0.0
     events = {int(name.rpartition(" ")[2]): name for name in trial.user_attrs if name != _FAILURE}
     for _, name in sorted(events.items()):

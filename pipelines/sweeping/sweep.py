@@ -17,7 +17,9 @@ from upath import UPath
 
 from mst.data.files import remove
 from mst.errors import ConfigError, MSTError, TrainingError
+from mst.overrides import override
 from pipelines.sweeping.budget import Budget, Limits
+from pipelines.sweeping.counting import counted
 from pipelines.sweeping.plan import Plan
 from pipelines.sweeping.record import Record, Result, Takeover, TrialRecord
 from pipelines.sweeping.schedulers import replay, scheduler
@@ -74,7 +76,7 @@ def explore(
 ) -> tuple[list[TrialRecord], str | None]:
     """Let Ray Tune call `trainable`, which reports validations, with proposals, as `sweep` does."""
     record = Record(plan, folder)
-    concurrent = max(1, plan.resources.fits(ray.cluster_resources()))  # a cluster may grow from nothing
+    concurrent = concurrent_trials(plan)
     if plan.scheduler == "pbt" and plan.trials > concurrent:
         raise ConfigError(
             f"pbt trains its trials side by side: {plan.trials} of them do not fit into a cluster with room "
@@ -103,6 +105,11 @@ def explore(
         if not recorder.lost or unfinished != recorder.lost or not proposals.is_finished():
             break
     return record.trials(), budget.reached
+
+
+def concurrent_trials(plan: Plan) -> int:
+    """Return how many trials train at a time; Ray must be connected."""
+    return 1 if plan.is_timed else max(1, plan.resources.fits(ray.cluster_resources()))
 
 
 def _run(plan: Plan, folder: UPath, trainable: Trainable, **options: Any) -> None:
@@ -167,6 +174,9 @@ class Recorder(Callback):
             for name, value in result.items()
             if name.startswith("val_") and isinstance(value, int | float)
         }
+        if self._plan.is_counted:
+            settings = {name: trial.config[name] for name in self._plan.space}
+            metrics |= counted(override(self._plan.config, settings).model)
         self._record.add(number, Result(int(result["epoch"]), metrics, float(result["time_this_iter_s"])))
         self._budget.add_up()
         self._view.show(self._record.trials(), validated=number)

@@ -6,14 +6,13 @@ from pathlib import Path
 from ray.actor import ActorHandle
 from upath import UPath
 
-from mst.data.files import as_path
 from mst.errors import CheckpointError, ConfigError
 from mst.evaluation.report import Evaluation
 from mst.overrides import override
 from mst.training.checkpoints import adopt, best, newest, opened
 from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Actors, Protocol
-from pipelines.evaluation.data_sets import read_data_set
+from pipelines.evaluation.data_sets import read_data_set, seen_by
 from pipelines.evaluation.evaluate import evaluate_on_cluster
 from pipelines.evaluation.methods import read_model
 from pipelines.promotion.promote import Request, promote
@@ -33,7 +32,9 @@ def train_on(
 ) -> Trained:
     """Train a trial's best checkpoint on to so many epochs in all, as a run of its own within the sweep's.
 
-    The same call goes on where it was interrupted, and returns what is there when it is finished.
+    With a cosine schedule it is trained anew: over more epochs that schedule is another one from its first
+    step, and a learning rate that had fallen to nothing would jump up. The same call goes on where it was
+    interrupted, and returns what is there when it is finished.
 
     Args:
         plan: of the sweep.
@@ -44,9 +45,12 @@ def train_on(
         board: told of the progress.
     """
     run = folder / f"{trial.name}_full"
-    if newest(run) is None:
-        adopt(run, best(folder / trial.name).path)
     config = override(plan.config, {**trial.settings, "train.epochs": epochs})
+    if newest(run) is None:
+        if config.optim.schedule == "cosine" and epochs != plan.epochs:
+            print(f"{run.name}: trained anew, as its learning rate falls over all {epochs} epochs")
+        else:
+            adopt(run, best(folder / trial.name).path)
     found = newest(run)
     tracked = run_of(parent.uri, run, found) if found else None
     if found and tracked and found.is_finished and tracked.is_finished():
@@ -90,11 +94,8 @@ def check_held_out(plan: Plan, sources: Sequence[str]) -> None:
     Raises:
         ConfigError: one of them is such a source.
     """
-    root = as_path(plan.config.data.root)
-    known = {_place(source, root) for source in (*plan.config.data.train, *plan.config.data.val)}
-    for source in sources:
-        if _place(source, UPath(Path.cwd())) in known:
-            raise ConfigError(f"'{source}' was trained on, or chose the winner; test on held-out data")
+    if seen := seen_by(plan.config, sources, UPath(Path.cwd())):
+        raise ConfigError(f"'{seen[0]}' was trained on, or chose the winner; test on held-out data")
 
 
 def measure(
@@ -133,8 +134,3 @@ def offer(trained: Trained, sources: Sequence[str], resources: Resources) -> str
     if outcome and outcome.is_champion:
         return f"version {outcome.version} is the champion"
     return "another promotion came first" if outcome else f"not promoted: {decision.why()}"
-
-
-def _place(source: str, root: UPath) -> str:
-    kind, _, path = source.partition(":")
-    return f"{kind}:{root / path}"

@@ -92,7 +92,7 @@ def test_two_workers_train_and_everything_is_logged(cluster, registry, config, t
     with pytest.raises(ConfigError, match=r"other settings \(optim.lr: 0.001 -> 0.5\)"):
         train_driver(override(config, {"optim.lr": 0.5}), folder, Resources(), uri=registry)
 
-    _, outcome = promote(registry, folder, Request(keep=tmp_path / "kept"))
+    _, outcome = promote(registry, folder, Request(keep=tmp_path / "kept", seen_data=True, force="a test"))
     assert outcome == ("1", True)
     champion = client.get_model_version_by_alias("mst", "champion")
     assert str(champion.version) == "1"

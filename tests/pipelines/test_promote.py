@@ -10,7 +10,7 @@ import torch
 from mlflow import MlflowClient
 from upath import UPath
 
-from mst.checkpoint import WEIGHTS, load_model, save_checkpoint, verify
+from mst.checkpoint import WEIGHTS, load_model, read_config, save_checkpoint, verify
 from mst.config import Config
 from mst.errors import CheckpointError, ConfigError
 from mst.model import MST
@@ -55,7 +55,15 @@ def run(registry, scenes, tmp_path):
 @pytest.fixture
 def request_of(tmp_path, cluster):
     def make(**changes) -> Request:
-        return Request(**{"resources": Resources(), "rules": RULES, "keep": tmp_path / "kept", **changes})
+        return Request(
+            **{
+                "resources": Resources(),
+                "rules": RULES,
+                "keep": tmp_path / "kept",
+                "seen_data": True,
+                **changes,
+            }
+        )
 
     return make
 
@@ -67,10 +75,10 @@ def champion(registry):
 def test_only_the_better_one_becomes_champion(registry, run, request_of, scenes, tmp_path, capsys):
     client = registry_client(registry)
     sweep = open_run(registry, UPath(tmp_path) / "my_sweep", Config(data={"root": str(scenes)}))
-    first = promote(registry, run("random", trained=False), request_of())
+    first = promote(registry, run("random", trained=False), request_of(force="a test"))
     assert first[1] == ("1", True)
-    assert "this checkpoint was chosen by coco:" in capsys.readouterr().out
-    assert champion(registry).tags["promotion.kind"] == "first"
+    tags = champion(registry).tags
+    assert (tags["promotion.kind"], tags["promotion.why"].partition(" (")[0]) == ("forced", "a test")
 
     trained = run("trained", trained=True, parent=sweep.run_id)
     decision, outcome = promote(registry, trained, request_of(dry_run=True))
@@ -108,7 +116,7 @@ def test_only_the_better_one_becomes_champion(registry, run, request_of, scenes,
 
 def test_what_was_promoted_by_force_can_be_rolled_back(registry, run, request_of, tmp_path, capsys):
     client = registry_client(registry)
-    promote(registry, run("trained", trained=True), request_of(**FEW))
+    promote(registry, run("trained", trained=True), request_of(force="a test", **FEW))
     worse = run("worse", trained=False)
     assert promote(registry, worse, request_of())[1] is None
     assert promote(registry, worse, request_of(force="a test"))[1] == ("2", True)
@@ -142,8 +150,46 @@ def test_what_was_promoted_by_force_can_be_rolled_back(registry, run, request_of
     assert "back to version 1: the first one" in log[7]
 
 
+def test_the_first_one_has_to_be_better_than_what_needs_no_training(registry, run, request_of):
+    decision, outcome = promote(registry, run("random", trained=False, seed=1), request_of())
+    assert outcome is None
+    assert decision.why().startswith("floor: NoC@90 ")
+    decision, outcome = promote(registry, run("trained", trained=True), request_of())
+    assert outcome == ("1", True)
+    findings = [each.finding for each in decision.reasons if each.rule == "floor"]
+    assert findings[0].endswith("] beside untrained")
+    assert findings[1].endswith(", the best classical peer")
+    tags = champion(registry).tags
+    assert tags["promotion.kind"] == "first"
+    assert tags["promotion.why"].startswith("there was no champion; floor: NoC@90 -")
+
+
+def test_data_that_chose_or_trained_either_does_not_judge(registry, run, request_of, scenes):
+    fair = request_of(seen_data=False)
+    with pytest.raises(ConfigError, match=r"the challenger was trained on coco:.*_val.json, or chosen by it"):
+        promote(registry, run("one", trained=True), fair)
+    trained_on = [f"coco:{scenes}/annotations/instances_train.json"]
+    with pytest.raises(ConfigError, match=r"the challenger was trained on coco:.*instances_train.json"):
+        promote(registry, run("two", trained=True), request_of(seen_data=False, data=trained_on))
+    held_out = [f"coco:{scenes}/annotations/instances_test.json"]
+    promote(registry, run("three", trained=True), request_of(seen_data=False, data=held_out, force="a test"))
+    unlike = run("four", trained=True)
+    config = Path(str(unlike)) / "step_00000001" / "config.json"
+    other = override(read_config(config.parent), {"data.val": held_out[0].replace("test", "train")})
+    save_checkpoint(
+        config.parent,
+        load_model(TRAINED)[0].state_dict(),
+        override(other, {"data.train": "coco:annotations/instances_test.json"}),
+        metrics={"val_score": 0.5},
+        progress=verify(config.parent)["progress"],
+    )
+    chosen_by_champion = [f"coco:{scenes}/annotations/instances_val.json"]
+    with pytest.raises(ConfigError, match=r"the champion was trained on coco:.*_val.json, or chosen by it"):
+        promote(registry, unlike, request_of(seen_data=False, data=chosen_by_champion))
+
+
 def test_the_first_version_carries_a_card(registry, run, request_of, tmp_path):
-    promote(registry, run("trained", trained=True), request_of(**FEW))
+    promote(registry, run("trained", trained=True), request_of(force="a test", **FEW))
     registry_client(registry)
     model = Path(
         mlflow.artifacts.download_artifacts("models:/mst@champion", dst_path=str(tmp_path / "model"))
@@ -156,7 +202,7 @@ def test_the_first_version_carries_a_card(registry, run, request_of, tmp_path):
 def test_a_data_set_that_is_gone_is_named(registry, run, request_of, scenes, tmp_path):
     copy = shutil.copytree(scenes, tmp_path / "moved")
     data = [f"coco:{copy}/annotations/instances_test.json"]
-    promote(registry, run("one", trained=False), request_of(data=data, **FEW))
+    promote(registry, run("one", trained=False), request_of(data=data, force="a test", **FEW))
     shutil.rmtree(copy)
     with pytest.raises(Exception, match=r"moved/annotations/instances_test.json"):
         promote(registry, run("two", trained=True), request_of())
@@ -164,7 +210,7 @@ def test_a_data_set_that_is_gone_is_named(registry, run, request_of, scenes, tmp
 
 
 def test_a_champion_that_was_tampered_with_is_not_compared_with(registry, run, request_of, tmp_path):
-    promote(registry, run("one", trained=False), request_of(**FEW))
+    promote(registry, run("one", trained=False), request_of(force="a test", **FEW))
     files = next((tmp_path / "artifacts").rglob(WEIGHTS))
     other = run("two", trained=True)
     with_other_weights = Path(str(other)) / "step_00000001"

@@ -29,6 +29,7 @@ from pipelines.promotion.promote import Request, promote
 from pipelines.registry.versions import fetch_checkpoint
 from pipelines.storage import PROJECT
 from pipelines.sweeping.budget import Limits
+from pipelines.sweeping.counting import counted
 from pipelines.sweeping.page import write_page
 from pipelines.sweeping.plan import planned
 from pipelines.sweeping.record import Record, TrialRecord, alone, rank
@@ -108,7 +109,8 @@ def test_a_sweep_ranks_its_trials_and_names_what_failed(cluster, registry, confi
     assert set(runs) == {each.name for each in trials[:3]}
     assert {runs[each.name].info.status for each in (best, other)} <= {"FINISHED", "KILLED"}
     assert runs["trial_002"].info.status == "FAILED"
-    _, outcome = promote(registry, folder / best.name, Request(keep=Path(str(folder / "kept"))))
+    request = Request(keep=Path(str(folder / "kept")), seen_data=True, force="a test")
+    _, outcome = promote(registry, folder / best.name, request)
     assert outcome == ("1", True)  # also where it was stopped before it could log
     fetched, _ = load_model(fetch_checkpoint(registry, "models:/mst@champion", Path(str(folder / "fetched"))))
     assert fetched.config == stored.model
@@ -245,6 +247,15 @@ def climbing():
     return climb
 
 
+def test_what_is_counted_is_told_with_each_validation(cluster, config, folder):
+    config = override(config, {"train.epochs": 4})
+    space = {"loss.alpha": {"uniform": (0.1, 0.9)}}
+    plan = planned(config, space, 1, scheduler="none", objectives=["iou", "parameters"])
+    (trial,), _ = explore(plan, folder, Limits(), quiet(plan), climbing())
+    expected = counted(config.model)
+    assert {name: trial.results[-1].metrics[name] for name in expected} == expected
+
+
 def test_a_limit_ends_a_sweep_that_can_be_resumed(cluster, config, folder):
     config = override(config, {"train.epochs": 4})
     space = {"loss.alpha": {"uniform": (0.1, 0.9)}}
@@ -314,6 +325,10 @@ def test_the_winner_is_trained_on_and_tested_on_held_out_data(
     trained = train_on(plan, trial, folder, parent, epochs=3)
     assert [each.step for each in saved(folder / "trial_000_full")][-1] == 6
     assert train_on(plan, trial, folder, parent, epochs=3) == trained  # nothing is trained twice
+    cosine = replace(plan, config=override(config, {"optim.schedule": "cosine"}))
+    anew = TrialRecord(1, settings, "finished")
+    train_on(cosine, anew, folder, parent, epochs=3)  # has no checkpoint to go on from, and needs none
+    assert [each.step for each in saved(folder / "trial_001_full")] == [2, 4, 6]
     monkeypatch.chdir(scenes)
     with pytest.raises(ConfigError, match="was trained on, or chose the winner"):
         check_held_out(plan, ["coco:annotations/instances_val.json"])
@@ -322,7 +337,7 @@ def test_the_winner_is_trained_on_and_tested_on_held_out_data(
     found = measure(trained, sources, folder, Resources())[0]
     logged = trained.run.client().get_run(trained.run.run_id).data.metrics
     assert logged["test_instances_test_noc90"] == pytest.approx(found.measures["noc90"].value)
-    assert set(children(registry, folder)) == {"trial_000", "trial_000_full"}
+    assert set(children(registry, folder)) == {"trial_000", "trial_000_full", "trial_001_full"}
 
 
 def test_a_sweep_whose_proposals_are_all_refused_ends_at_once(cluster, config, folder):

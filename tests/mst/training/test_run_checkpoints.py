@@ -192,7 +192,8 @@ def test_a_changed_setting_is_refused_or_allowed(run, state, config):
     faster = override(config, {"optim.lr": 0.5})
     with pytest.raises(ConfigError, match=r"optim.lr: 0.001 -> 0.5\); .*or go on with these by --allow"):
         check_run(run, faster, allow_change=False)
-    assert check_run(run, faster, allow_change=True)[1] == ["optim.lr: 0.001 -> 0.5"]
+    changed = ["optim.lr: 0.001 -> 0.5", "learning rate of step 10: 0.001 -> 0.5"]
+    assert check_run(run, faster, allow_change=True)[1] == changed
     for fixed in ({"model.k_ratio": 0.5}, {"train.batch_size": 4}, {"train.samples_per_epoch": 32}):
         with pytest.raises(ConfigError, match=r"give this one another name$"):
             check_run(run, override(config, fixed), allow_change=True)

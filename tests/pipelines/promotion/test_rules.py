@@ -163,8 +163,37 @@ def test_other_objects_decide_nothing():
     assert not outcome([*records(-0.3)[1:], records()[0]], records())[0]  # in another order
 
 
-def test_the_first_needs_no_champion_but_figures():
-    assert decide({"a": records()}, None, MAX_CLICKS, Rules()).is_promoted
-    assert not decide({"a": records()}, None, MAX_CLICKS, Rules(max_ms=10)).is_promoted
-    assert not decide({"a": []}, None, MAX_CLICKS, Rules(max_ms=10)).is_promoted
-    assert not decide({}, None, MAX_CLICKS, Rules()).is_promoted
+def first(challenger, **changes):
+    """The decision on a first champion beside peers of which one does better than the other."""
+    floor = {"untrained": {"a": records(0.9)}, "grabcut": {"a": records()}}
+    rules = Rules(max_ms=changes.pop("max_ms", None))
+    return decide(challenger, None, MAX_CLICKS, rules, **{"floor": floor, **changes})
+
+
+def test_the_first_needs_figures_and_has_to_be_better_than_each_method_of_the_floor():
+    better = {"a": records(-0.3)}
+    decision = first(better)
+    assert decision.is_promoted
+    assert decision.why().startswith("floor: NoC@90 -1.20 clicks [")
+    assert decision.why().endswith("] beside grabcut")
+    for equal in ({"a": records()}, {"a": records(-1 / 60)}):
+        assert not first(equal).is_promoted
+        assert first(equal).why().endswith("] beside grabcut")  # better than the other
+    assert not first(better, max_ms=10).is_promoted
+    assert not first({"a": []}).is_promoted
+    assert not first({}).is_promoted
+    unknown = first(better, floor=None)
+    assert not unknown.is_promoted
+    assert unknown.why() == "floor: there is no champion, and no peer was evaluated in its place"
+
+
+def test_times_that_were_taken_by_turns_decide():
+    pair = {"a": records(ms=30)}, {"a": records(ms=40)}
+
+    def decided(ours, theirs, timed):
+        return decide({"a": ours}, {"a": theirs}, MAX_CLICKS, Rules(), timed=timed)
+
+    assert decided(records(ms=90), records(ms=40), pair).is_promoted  # as fast as by turns
+    slow = decided(records(-0.3, ms=40), records(ms=40), ({"a": records(ms=80)}, {"a": records(ms=40)}))
+    assert slow.why().startswith("latency: 80.")
+    assert slow.why().endswith("budget 50.1")

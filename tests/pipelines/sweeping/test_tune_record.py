@@ -9,15 +9,19 @@ from upath import UPath
 
 from mst.config import Config
 from mst.errors import ConfigError
+from mst.model import MST
+from mst.model.flops import forward_flops
 from mst.overrides import override
 from pipelines.cluster import Resources
 from pipelines.sweeping.budget import Budget, Limits, spent
 from pipelines.sweeping.charts import importances
+from pipelines.sweeping.counting import counted
 from pipelines.sweeping.page import write_page
 from pipelines.sweeping.plan import OBJECTIVES, keep, planned, read
 from pipelines.sweeping.record import Record, Result, Takeover, pareto_set, rank
 from pipelines.sweeping.schedulers import replay, scheduler
 from pipelines.sweeping.search import Proposals
+from pipelines.sweeping.sweep import concurrent_trials
 from pipelines.sweeping.table import SweepView, seconds_left, sparkline
 
 SPACE = {"model.k_ratio": {"choice": (0.1, 0.2, 0.5)}, "loss.alpha": {"uniform": (0.1, 0.9)}}
@@ -175,6 +179,34 @@ def test_weights_that_were_taken_over_replace_what_came_after_them(folder):
     ]
     assert (mine.settings, mine.takeovers) == (others, (takeover,))
     assert (mine.validations, mine.seconds) == (5, 25.0)  # what was dropped has cost as well
+
+
+def test_an_ordered_setting_comes_as_its_value_and_is_found_again(folder):
+    space = {"model.k_ratio": {"ordered": (0.04, 0.1, 0.5)}}
+    plan = plan_of(space=space, search="grid", trials=3)
+    record = Record(plan, folder)
+    assert [record.propose()[1]["model.k_ratio"] for _ in range(3)] == [0.04, 0.1, 0.5]
+    keep(plan, folder)
+    again = Record(read(folder), folder).trials()  # from JSON
+    assert [each.settings["model.k_ratio"] for each in again] == [0.04, 0.1, 0.5]
+
+
+def test_operations_and_parameters_are_objectives_that_are_counted(folder):
+    tiny = {"model.size": "tiny", "model.image_size": 112, "model.depth": 3}
+    config = override(CONFIG, tiny)
+    one, four = (counted(override(config, {"model.fusion_mlp_ratio": each}).model) for each in (0, 4))
+    assert one["forward_flops"] == forward_flops(MST(config.model)) < four["forward_flops"]
+    mlps = 3 * 2 * (8 * 192**2 + (4 + 1 + 2) * 192)  # weights, biases and norms of two in three modules
+    assert four["parameters"] - one["parameters"] == mlps
+    plan = plan_of(scheduler="none", objectives=["iou", "gflops", "parameters"])
+    assert (plan.is_counted, plan.is_timed) == (True, False)
+    flops, parameters = plan.all_objectives()[1:]
+    assert flops.shown(one) == pytest.approx(one["forward_flops"] / 1e9)
+    assert parameters.shown(one) == pytest.approx(one["parameters"] / 1e6)
+
+
+def test_where_clicks_are_timed_trials_train_one_at_a_time():
+    assert concurrent_trials(plan_of(scheduler="none", objectives=["iou", "ms_per_click"])) == 1
 
 
 def test_ranks_and_the_pareto_set(folder):

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 import tune_spaces
 from mst.config import Config
@@ -12,7 +12,16 @@ from mst.errors import ConfigError
 from mst.overrides import flatten, override
 from mst.training.resume import is_fixed
 from pipelines.recipes import build
-from pipelines.sweeping.space import check_space, clipped, distributions, grid, infeasible, mutations
+from pipelines.sweeping.space import (
+    check_space,
+    clipped,
+    distributions,
+    grid,
+    infeasible,
+    mutations,
+    params_of,
+    settings_of,
+)
 from pipelines.tune import read_space
 from tune_spaces import losses, optim, smoke, tokens
 
@@ -26,7 +35,7 @@ def test_every_key_is_a_setting_and_every_value_valid(name):
     for setting, asked in space.items():
         assert setting in flatten(config)
         ((kind, values),) = asked.items()
-        assert kind in ("choice", "uniform", "loguniform")
+        assert kind in ("choice", "ordered", "uniform", "loguniform")
         seen = {flatten(override(config, {setting: value}))[setting] for value in values}
         assert len(seen) == len(values) >= 2  # each value is another
     check_space(space, config)
@@ -34,7 +43,7 @@ def test_every_key_is_a_setting_and_every_value_valid(name):
 
 
 def test_the_spaces_are_those_that_are_documented():
-    assert SPACES == ["all", "losses", "optim", "smoke", "tokens"]
+    assert SPACES == ["all", "losses", "optim", "size", "smoke", "tokens"]
     assert read_space("all", Config()) == {**tokens.SPACE, **losses.SPACE, **optim.SPACE}
     assert not any(is_fixed(name) for name in optim.SPACE)  # so that population-based training can use it
 
@@ -43,11 +52,12 @@ def test_the_spaces_are_those_that_are_documented():
     ("space", "message"),
     [
         ({"model.k_rato": {"choice": (0.1,)}}, "did you mean 'model.k_ratio'"),
-        ({"model.k_ratio": {"choise": (0.1,)}}, "expected one of choice, uniform, loguniform"),
+        ({"model.k_ratio": {"choise": (0.1,)}}, "expected one of choice, ordered, uniform, loguniform"),
         ({"model.k_ratio": {"choice": ()}}, "expected one of choice"),
         ({"model.k_ratio": {"choice": (2, 3)}}, "'model.k_ratio'.*less than or equal to 1"),
         ({"model.k_ratio": {"uniform": (0.5, 2)}}, "'model.k_ratio'.*less than or equal to 1"),
         ({"optim.lr": {"loguniform": (1e-3, 1e-5)}}, r"needs \(lowest, highest\)"),
+        ({"model.k_ratio": {"ordered": (0.2, 0.1)}}, "ordered needs values from lowest to highest"),
         ({"loss.gamma": {"loguniform": (0, 1)}}, "cannot begin with 0"),
     ],
 )
@@ -80,6 +90,23 @@ def test_a_space_is_read_for_optuna_and_for_ray():
         "loss.contrastive": 1,
         "other": "x",
     }
+
+
+def test_an_ordered_setting_is_drawn_by_its_place():
+    space = {"model.k_ratio": {"ordered": (0.04, 0.1, 0.5)}, "loss.normalized": {"choice": (True, False)}}
+    assert distributions(space)["model.k_ratio"] == IntDistribution(0, 2)
+    settings = {"model.k_ratio": 0.1, "loss.normalized": False}
+    params = {"model.k_ratio": 1, "loss.normalized": False}
+    assert params_of(space, settings) == params
+    assert settings_of(space, params) == settings
+    assert mutations(space)["model.k_ratio"] == [0.04, 0.1, 0.5]
+    assert clipped(space, settings) == settings
+    assert [each["model.k_ratio"] for each in grid(space)] == [0.04, 0.04, 0.1, 0.1, 0.5, 0.5]
+
+
+def test_the_papers_learning_rate_is_in_the_space():
+    low, high = optim.SPACE["optim.lr"]["loguniform"]
+    assert low < build("mst_base_cocolvis").optim.lr < high
 
 
 def test_a_grid_is_every_point_of_choices():

@@ -1,0 +1,22 @@
+"""What a network costs by counting alone: the same figures on any machine, whatever else it does."""
+
+from functools import cache
+
+import torch
+
+from mst.config import ModelConfig
+from mst.model import MST
+from mst.model.flops import forward_flops
+
+
+@cache
+def counted(config: ModelConfig) -> dict[str, float]:
+    """Return a network's operations in a forward of one image, and its parameters; nothing is computed.
+
+    Args:
+        config: of the network.
+    """
+    with torch.device("meta"):
+        model = MST(config)
+    parameters = sum(each.numel() for each in model.parameters())
+    return {"forward_flops": float(forward_flops(model)), "parameters": float(parameters)}

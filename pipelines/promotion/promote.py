@@ -146,8 +146,8 @@ def _check_unseen(who: str, config: Config, terms: Terms) -> None:
     """Refuse to judge a model on what it was trained on or chosen by."""
     if seen := seen_by(config, list(terms.data.values()), UPath(Path.cwd())):
         raise ConfigError(
-            f"{who} was trained on {', '.join(seen)}, or chosen by it, so that it judges nothing fairly; give "
-            "--data that neither has seen, or --seen-data to judge by it all the same"
+            f"{who} was trained on {', '.join(seen)}, or chosen by it, so that it judges nothing fairly; "
+            "give --data that neither has seen, or --seen-data to judge by it all the same"
         )
 
 

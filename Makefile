@@ -58,6 +58,21 @@ test-order: $(READY) ## the tests in random order (SEED=1), with one thread
 test-all: $(READY) ## all suites one after the other, and a table of how each went: two hours, 3 GB
 	$(BIN)/python -m tests.all_suites
 
+.PHONY: test-lowest
+test-lowest: .venv-lowest/.ready ## the library's tests with the lowest versions that pyproject.toml allows
+	.venv-lowest/bin/python -m pytest tests/mst
+
+.venv-lowest/.ready: pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct --editable ".[dev]"
+	touch $@
+
+.PHONY: mutants
+mutants: $(READY) ## change the library in 200 small ways and count what tests notice: hours
+	$(BIN)/pip install --quiet --constraint constraints.txt cosmic-ray
+	$(BIN)/python -m tests.mutants
+
 .PHONY: lint
 lint: $(READY) ## style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -84,7 +99,7 @@ bench-%: $(READY) ## run one benchmark; its results are in out/bench/
 
 .PHONY: clean
 clean: ## remove .venv, .venv-clients, out/ and caches; keeps data/, runs/ and mlruns/
-	rm -rf .venv .venv-clients out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-clients .venv-lowest out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .PHONY: help
 help: ## list the targets

@@ -41,6 +41,9 @@ SIZES: dict[str, Dimensions] = {
 }
 
 
+_HEAD_DIM, _LEAST = 64, 16  # channels of an attention head, and of the narrowest map of a late part
+
+
 class ModelConfig(Settings):
     """The network. Without `patch_sizes` it is the baseline (SimpleClick); with them it is MST."""
 
@@ -64,6 +67,15 @@ class ModelConfig(Settings):
     """Width of an MLP after each attention of the fusion modules, in multiples of the tokens'; 0 for none."""
     fusion_per_scale: bool = False
     """Whether each extra scale has attentions of its own in the fusion modules, rather than shared ones."""
+    click_entry: Natural = 0
+    """Block before which clicks and previous mask enter: 0 is the paper's; the number of blocks is after all.
+    What lies before it depends on the image alone, and is computed once for all clicks."""
+    features: tuple[Count, ...] = ()
+    """Blocks, from 1, whose tokens the late part sees beside the last one's; clicks must enter after all."""
+    late_width: Natural = 0
+    """Width of the part after all blocks, of which each click costs one pass; 0 for the ViT's."""
+    late_blocks: Natural = 0
+    """Blocks of the part after all of the ViT's; they mix clicks and tokens."""
     update_heads: Count = 1
     """Heads of the attention by which the base tokens update the extra scales; its cost grows with them."""
     click_radius: Positive = 5
@@ -88,6 +100,32 @@ class ModelConfig(Settings):
         """Dimensions of `size`, with `depth` in place where it is set."""
         dimensions = SIZES[self.size]
         return dimensions if self.depth is None else dimensions._replace(depth=self.depth)
+
+    @property
+    def has_own_late_part(self) -> bool:
+        """Whether the part after the ViT has a width, blocks or features of its own."""
+        return bool(self.late_width or self.late_blocks or self.features)
+
+    @property
+    def late(self) -> Dimensions:
+        """Dimensions of what clicks pass through: the ViT's, or those of the part after it."""
+        vit = self.dimensions
+        if not self.late_width:
+            return vit
+        neck = tuple(max(_LEAST, width * self.late_width // vit.embed_dim) for width in vit.neck_widths)
+        head = max(_LEAST, vit.head_width * self.late_width // vit.embed_dim)
+        heads = max(1, self.late_width // _HEAD_DIM)
+        return Dimensions(self.late_width, self.late_blocks, heads, neck, head)  # type: ignore[arg-type]
+
+    @property
+    def blocks_of_vit_behind_clicks(self) -> int:
+        """Blocks of the ViT that each click passes through."""
+        return self.dimensions.depth - self.click_entry
+
+    @property
+    def blocks_behind_clicks(self) -> int:
+        """Blocks that each click passes through."""
+        return self.blocks_of_vit_behind_clicks + self.late_blocks
 
     @field_validator("size")
     @classmethod
@@ -114,8 +152,28 @@ class ModelConfig(Settings):
             raise ValueError(
                 f"update_heads {self.update_heads} do not divide the width {self.dimensions.embed_dim}"
             )
-        if self.fusion_stages > self.dimensions.depth:
-            raise ValueError(f"fusion_stages {self.fusion_stages} exceed the {self.dimensions.depth} blocks")
+        return self
+
+    @model_validator(mode="after")
+    def _clicks_enter(self) -> Self:
+        depth, entry = self.dimensions.depth, self.click_entry
+        if entry > depth:
+            raise ValueError(f"click_entry {entry} exceeds the {depth} blocks; {depth} is after all of them")
+        if self.has_own_late_part and entry != depth:
+            raise ValueError(
+                "late_width, late_blocks and features are of the part after all blocks: they need "
+                f"click_entry {depth}, not {entry}"
+            )
+        if list(self.features) != sorted({each for each in self.features if each < depth}):
+            raise ValueError(f"features {self.features} must be ascending blocks, from 1 to {depth - 1}")
+        if self.late_width and self.late_width % self.late.num_heads:
+            raise ValueError(
+                f"late_width {self.late_width} is no multiple of its {self.late.num_heads} heads"
+            )
+        room = max(1, self.blocks_behind_clicks)
+        if self.fusion_stages > room and (self.patch_sizes or not entry):
+            where = f"behind click_entry {entry}" if entry else ""
+            raise ValueError(f"fusion_stages {self.fusion_stages} exceed the {room} blocks {where}".rstrip())
         return self
 
 
@@ -246,10 +304,12 @@ class TrainConfig(Settings):
     """Parts of the network that start from random weights even if `init`, a checkpoint, has them."""
     freeze_epochs: Natural = 0
     """First epochs in which the parts of `frozen` stay as they are, and all else learns to use them."""
-    frozen: tuple[Literal["backbone", "clicks", "fusions"], ...] = ("backbone",)
-    """Parts to freeze: the ViT, the embedding of clicks and previous mask, the fusion modules.
+    frozen: tuple[Literal["backbone", "encoder", "clicks", "fusions"], ...] = ("backbone",)
+    """Parts to freeze: the ViT, its part before clicks enter, the embedding of clicks and previous mask, the
+    fusion modules. With a frozen encoder a step encodes once, without gradients.
 
-    All three leave the tokens as they were: for `model.click_context`, which tells the head of the clicks.
+    Backbone, clicks and fusions leave the tokens as they were: for `model.click_context`, which tells the
+    head of the clicks.
     """
     epochs: Count = 230
     """Passes of `samples_per_epoch` samples each."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mst.config import OptimConfig
+from mst.model import MST
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -57,10 +58,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
     optimizer.load_state_dict({"state": averages, "param_groups": ours})
 
 
-def freeze(model: nn.Module, parts: Collection[str]) -> None:
+def freeze(model: MST, parts: Collection[str]) -> None:
     """Keep some parts of a network (`train.frozen`) from learning, and let all others learn."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_part(name) not in parts)
+        is_frozen = _part(name) in parts or ("encoder" in parts and model.is_of_encoder(name))
+        parameter.requires_grad_(not is_frozen)
 
 
 def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:

@@ -7,10 +7,13 @@ fusion        the module in which the scales guide the base tokens
 click_context how tokens relate to the clicks, told to the head (an addition to the paper)
 detail        the image at a quarter of its size, shown to the head (an addition to the paper)
 neck, head    SimpleFPN and the all-MLP head
-mst           the whole
+narrowing     from the ViT's width to that of a late part
+encoded       what is known of an image before any click
+mst           the whole: encode an image, click on it
 weights       initial weights from elsewhere
 """
 
+from mst.model.encoded import Encoded, Features
 from mst.model.mst import MST, Output, upsample
 
-__all__ = ["MST", "Output", "upsample"]
+__all__ = ["MST", "Encoded", "Features", "Output", "upsample"]

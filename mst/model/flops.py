@@ -58,6 +58,11 @@ def forward_flops(model: MST, batch: int = 1, side: int | None = None) -> int:
         batch: B, images at once, with one click each.
         side: of the image in pixels; the model's `config.image_size` where none is given.
     """
+    return sum(flops_of_parts(model, batch, side))
+
+
+def flops_of_parts(model: MST, batch: int = 1, side: int | None = None) -> tuple[int, int]:
+    """Count the operations of an encoding, and those of a click on it; arguments as of `forward_flops`."""
     side = side or model.config.image_size
     with torch.device("meta"):
         twin = MST(model.config)
@@ -66,6 +71,12 @@ def forward_flops(model: MST, batch: int = 1, side: int | None = None) -> int:
     # Fused attention has kernels that torch's counter does not know; the plain one is two matrix products.
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - it imports Triton: seconds
 
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        twin(image, clicks, prev_mask)
-    return int(counter.get_total_flops())
+    counts = []
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as counter:
+            encoded = twin.encode(image)
+        counts.append(int(counter.get_total_flops()))
+        with FlopCounterMode(display=False) as counter:
+            twin.click(encoded, clicks, prev_mask)
+        counts.append(int(counter.get_total_flops()))
+    return counts[0], counts[1]

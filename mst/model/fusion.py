@@ -1,5 +1,6 @@
 """The module in which multi-scale tokens and base tokens inform each other (MST Fig. 4)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -86,7 +87,7 @@ class FusionStage(nn.Module):
         self.guide_base = attentions(num_heads)
 
     def forward(
-        self, base: Scale, scales: list[Scale], clicks: Tensor
+        self, base: Scale, scales: Sequence[Scale], clicks: Tensor
     ) -> tuple[Scale, list[Scale], StageTrace]:
         """Update the tokens of all scales.
 
@@ -98,20 +99,13 @@ class FusionStage(nn.Module):
         Returns:
             The base tokens and the extra scales, updated, and what was selected on the way.
         """
-        kernel = reference_kernel(base, clicks)
-        scales = self._update(scales, downsample(base.tokens, base.grid))
-        selections = [self._select(scale, kernel) for scale in scales]
-        chosen, means = chosen_scale([each.scores.gather(1, each.indices) for each in selections])
-        contexts, is_guide = [], []
-        for number, (selection, scale) in enumerate(zip(selections, scales, strict=True)):
-            positions = gather_tokens(scale.positions.expand(kernel.shape[0], -1, -1), selection.indices)
-            factor = straight_through(means[:, number])[:, None, None]
-            contexts.append((selection.tokens + positions) * factor)
-            is_guide.append((chosen == number) | self.guided_by_all)
-        tokens = base.tokens + self._guide(base.tokens, contexts, is_guide)
-        return base._replace(tokens=tokens), scales, StageTrace(kernel, tuple(selections), chosen)
+        scales = self.update(base, scales)
+        base, trace = self.guide(base, scales, clicks)
+        return base, scales, trace
 
-    def _update(self, scales: list[Scale], context: Tensor) -> list[Scale]:
+    def update(self, base: Scale, scales: Sequence[Scale]) -> list[Scale]:
+        """Let the extra scales attend to the down-sampled base tokens ("rapid update"); knows of no click."""
+        context = downsample(base.tokens, base.grid)
         if isinstance(self.update_scales, nn.ModuleList):
             return [
                 scale._replace(tokens=scale.tokens + update(scale.tokens, context))
@@ -121,6 +115,20 @@ class FusionStage(nn.Module):
         tokens = tokens + self.update_scales(tokens, context)
         parts = tokens.split([scale.tokens.shape[1] for scale in scales], 1)
         return [scale._replace(tokens=part) for scale, part in zip(scales, parts, strict=True)]
+
+    def guide(self, base: Scale, scales: Sequence[Scale], clicks: Tensor) -> tuple[Scale, StageTrace]:
+        """Let the base tokens attend to what is selected of updated scales; arguments as of `forward`."""
+        kernel = reference_kernel(base, clicks)
+        selections = [self._select(scale, kernel) for scale in scales]
+        chosen, means = chosen_scale([each.scores.gather(1, each.indices) for each in selections])
+        contexts, is_guide = [], []
+        for number, (selection, scale) in enumerate(zip(selections, scales, strict=True)):
+            positions = gather_tokens(scale.positions.expand(kernel.shape[0], -1, -1), selection.indices)
+            factor = straight_through(means[:, number])[:, None, None]
+            contexts.append((selection.tokens + positions) * factor)
+            is_guide.append((chosen == number) | self.guided_by_all)
+        tokens = base.tokens + self._guide(base.tokens, contexts, is_guide)
+        return base._replace(tokens=tokens), StageTrace(kernel, tuple(selections), chosen)
 
     def _guide(self, tokens: Tensor, contexts: list[Tensor], is_guide: list[Tensor]) -> Tensor:
         """The update of base tokens by each scale's context (B, K, C), in the samples (B,) that it guides."""

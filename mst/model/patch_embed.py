@@ -66,33 +66,50 @@ class PatchEmbed(nn.Module):
         embed_dim: C of the tokens.
         patch_size: side in pixels for which the kernels are stored.
         other_sizes: sides of the other scales.
+        coords_dim: of the maps' tokens; None for C. Another one cannot be added to the image's.
     """
 
-    def __init__(self, embed_dim: int, patch_size: int, other_sizes: Sequence[int]) -> None:
+    def __init__(
+        self, embed_dim: int, patch_size: int, other_sizes: Sequence[int], coords_dim: int | None = None
+    ) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(IMAGE_CHANNELS, embed_dim, patch_size, patch_size)
-        self.coords = nn.Conv2d(COORD_CHANNELS, embed_dim, patch_size, patch_size)
+        self.coords = nn.Conv2d(COORD_CHANNELS, coords_dim or embed_dim, patch_size, patch_size)
         for size in other_sizes:
             self.register_buffer(f"resize_{size}", resize_matrix(patch_size, size), persistent=False)
 
     def forward(self, pixels: Tensor, patch_size: int) -> Tensor:
         """Embed (B, 6, H, W), the image's channels before the maps', as tokens (B, L, C) in row-major order.
 
-        A kernel k resized by R gives k R x to a patch x: where the patches are the larger, it is they that
-        are resized, by the transpose, which is less work than to apply a larger kernel.
-
         Raises:
             ValueError: H or W is no multiple of `patch_size`.
+        """
+        assert self.proj.bias is not None
+        assert self.coords.bias is not None
+        kernel = torch.cat([self.proj.weight, self.coords.weight], 1)
+        return self._project(pixels, patch_size, kernel, self.proj.bias + self.coords.bias)
+
+    def image(self, pixels: Tensor, patch_size: int) -> Tensor:
+        """Embed an image (B, 3, H, W) without its maps; as `forward`."""
+        assert self.proj.bias is not None
+        return self._project(pixels, patch_size, self.proj.weight, self.proj.bias)
+
+    def maps(self, maps: Tensor) -> Tensor:
+        """Embed previous mask and click maps (B, 3, H, W) as base tokens (B, L, `coords_dim`)."""
+        assert self.coords.bias is not None
+        return self._project(maps, self.patch_size, self.coords.weight, self.coords.bias)
+
+    def _project(self, pixels: Tensor, patch_size: int, kernel: Tensor, bias: Tensor) -> Tensor:
+        """Project patches.
+
+        A kernel k resized by R gives k R x to a patch x: where the patches are the larger, it is they that
+        are resized, by the transpose, which is less work than to apply a larger kernel.
         """
         if pixels.shape[-2] % patch_size or pixels.shape[-1] % patch_size:
             raise ValueError(
                 f"image sides {tuple(pixels.shape[-2:])} are no multiples of the patch size {patch_size}"
             )
-        kernel = torch.cat([self.proj.weight, self.coords.weight], 1)
-        assert self.proj.bias is not None
-        assert self.coords.bias is not None
-        bias = self.proj.bias + self.coords.bias
         patches = to_patches(pixels, patch_size)
         if patch_size > self.patch_size:
             patches = patches @ self.get_buffer(f"resize_{patch_size}")

@@ -69,8 +69,8 @@ def load_pretrained(model: MST, source: str) -> ImportReport:
 
     A patch kernel is resized to the model's patch size (FlexiViT's pseudo-inverse), a position grid to its
     grid (bicubic); a class token and a classification head have no use here and are left out. With a ViT the
-    embedding of clicks starts from zero, since pre-trained tokens are small and random clicks would drown
-    them; what the weights do not cover keeps its initial values.
+    embedding of clicks starts from zero unless the late part is its own, since pre-trained tokens are small
+    and random clicks would drown them; what the weights do not cover keeps its initial values.
 
     Args:
         model: of the weights' width and depth; with `layer_scale` and `final_norm` where they have them.
@@ -98,7 +98,7 @@ def load_pretrained(model: MST, source: str) -> ImportReport:
             f"{model.config.layer_scale} and model.final_norm {model.config.final_norm}: {problems}"
         )
     report.missing.extend(model.load_state_dict(fitted, strict=False).missing_keys)
-    if layout is VIT:
+    if layout is VIT and not model.config.has_own_late_part:
         for parameter in model.patch_embed.coords.parameters():
             nn.init.zeros_(parameter)
     return report

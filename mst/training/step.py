@@ -14,6 +14,7 @@ from mst.config import Config
 from mst.data.sampling.training_set import Batch
 from mst.losses import total_loss
 from mst.model import MST
+from mst.model.encoded import Features
 from mst.model.mst import Output
 from mst.training.clicks import next_clicks
 from mst.training.sides import reduced, side_of_step
@@ -83,14 +84,21 @@ def _learn(network: nn.Module, state: TrainingState, batch: Batch, weight: float
     # Two blocks: in one, torch before a fix of December 2025 hands weights that were cast without gradients
     # to the forward that learns, and they get none.
     with autocast(config, image.device):
+        seen = _seen(state.model, image)
         count = iterations(state.step, config)
-        clicks, prev_mask = simulate_clicks(state.model, image, batch, count, config)
+        clicks, prev_mask = simulate_clicks(state.model, seen, batch, count, config)
     with autocast(config, image.device):
-        output: Output = network(image, clicks, prev_mask)
+        output: Output = network(seen, clicks, prev_mask)
     losses = total_loss(output, batch.mask, config.loss)
     state.scaler.scale(losses.total * weight).backward()  # type: ignore[no-untyped-call]
     iou = _mean_iou(output.logits, batch.mask)
     return torch.stack([*(each.detach() for each in losses), iou])
+
+
+@torch.no_grad()
+def _seen(model: MST, image: Tensor) -> Tensor | Features:
+    """What a frozen encoder says of images, which is the same for all that a step does; else the images."""
+    return model.features(image) if model.is_encoder_frozen() else image
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[None]:
@@ -117,13 +125,13 @@ def _seed_dropout(*numbers: int) -> None:
 
 @torch.no_grad()
 def simulate_clicks(
-    model: MST, image: Tensor, batch: Batch, count: int, config: Config
+    model: MST, image: Tensor | Features, batch: Batch, count: int, config: Config
 ) -> tuple[Tensor, Tensor]:
     """Add clicks on the model's errors, one after the other (RITM, section 3.2).
 
     Args:
         model: predicts in evaluation mode, and is left in training mode.
-        image: (B, 3, S, S) in [0, 1].
+        image: (B, 3, S, S) in [0, 1], or what the encoder said of it.
         batch: with the clicks that each sample starts with.
         count: of clicks, at most `clicks.max_iterations`.
         config: of the experiment.
@@ -136,8 +144,9 @@ def simulate_clicks(
     truth = batch.mask[:, 0] > 0.5
     first = clicks.shape[1] - config.clicks.max_iterations
     model.eval()
+    known = model.encode(image) if count and config.model.click_entry else image  # once for all clicks
     for iteration in range(count):
-        prev_mask = model(image, clicks, prev_mask).logits.float().sigmoid()
+        prev_mask = model(known, clicks, prev_mask).logits.float().sigmoid()
         prediction = prev_mask[:, 0] > config.eval.threshold
         clicks[:, first + iteration] = next_clicks(prediction, truth, batch.draws[:, iteration])
     model.train()

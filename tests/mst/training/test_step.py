@@ -9,6 +9,7 @@ from torch.utils.data import default_collate
 from mst.data.sampling.sampler import SampleKey
 from mst.data.sampling.training_set import Batch
 from mst.model.mst import Output
+from mst.optim import freeze
 from mst.overrides import override
 from mst.training import new_state, simulate_clicks, train_step
 from mst.training.resume import read_data
@@ -82,6 +83,65 @@ def test_a_pixel_is_the_objects_from_a_probability_of_049_on(config):
         assert len(placed) > 4  # one that is all object, or none, has no error
         for sample, row, col, label in placed:
             assert bool(label) == is_positive == bool(truth[sample, row, col])
+
+
+LATE = {
+    "model.click_entry": 2,
+    "model.late_width": 64,
+    "model.late_blocks": 1,
+    "model.features": [1],
+    "model.dropout": 0.0,
+    "clicks.max_iterations": 3,
+}
+
+
+def test_a_frozen_encoder_runs_once_a_step_and_stays_as_it_is(config):
+    config = override(config, LATE)
+    batch = batch_of(config)
+    step = next(each for each in range(20) if iterations(each, config) == 3)
+    found = {}
+    for frozen in ((), ("encoder",)):
+        state, _ = new_state(config, CPU)
+        state.step = step
+        awaken(state.model)
+        freeze(state.model, frozen)
+        ran = []
+        state.model.blocks[0].register_forward_hook(lambda *_, ran=ran: ran.append(torch.is_grad_enabled()))
+        before = {name: each.clone() for name, each in state.model.named_parameters()}
+        figures = train_step(state.model.train(), state, {0: batch}, config)
+        still = {name for name, each in state.model.named_parameters() if torch.equal(each, before[name])}
+        found[frozen] = ran, still, figures["loss"], gradients(state.model)
+    assert found[()][0] == [False, True]  # once for all simulated clicks, once to learn
+    assert found["encoder",][0] == [False]
+    assert not found[()][1]
+    model = state.model
+    assert found["encoder",][1] == {name for name in before if model.is_of_encoder(name)}
+    assert found["encoder",][2] == found[()][2]
+    for name, gradient in found["encoder",][3].items():  # what learns learns the same
+        torch.testing.assert_close(gradient, found[()][3][name])
+
+
+def awaken(model):
+    """Let the fusion modules do something, which start at zero."""
+    torch.manual_seed(0)
+    for name, each in model.fusions.named_parameters():
+        if name.endswith("proj.weight"):
+            torch.nn.init.normal_(each, std=0.1)
+
+
+def gradients(model):
+    return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+
+
+def test_in_bf16_every_weight_learns_also_after_simulated_clicks(config):
+    for late in ({}, LATE):
+        more = {"train.precision": "bf16", "clicks.max_iterations": 3, "loss.contrastive": 0.1}
+        asked = override(config, {**late, **more})
+        state, _ = new_state(asked, CPU)
+        state.step = next(each for each in range(20) if iterations(each, asked) == 3)
+        awaken(state.model)
+        train_step(state.model.train(), state, {0: batch_of(asked)}, asked)
+        assert [name for name, each in state.model.named_parameters() if each.grad is None] == []
 
 
 class _Saying(torch.nn.Module):

@@ -20,6 +20,7 @@ from mst.clicks import Click, Mask, as_clicks, check_clicks, click_tensor
 from mst.config import EvalConfig
 from mst.data.pixels.arrays import AnyImage, as_image, as_mask
 from mst.data.pixels.images import RGB, resize
+from mst.encodings import Encodings, as_tensor
 from mst.errors import MaskError, PredictionError
 from mst.model import MST, Output, upsample
 from mst.zoom import Box, zoom_box
@@ -155,22 +156,26 @@ def paste(
 
 
 @torch.inference_mode()
-def forward(model: MST, crops: Sequence[Crop], *, flip: bool = False) -> list[Probabilities]:
+def forward(
+    model: MST, crops: Sequence[Crop], *, flip: bool = False, encodings: Encodings | None = None
+) -> list[Probabilities]:
     """Run the network on several crops at once; it must be in evaluation mode.
 
     Args:
         model: the network.
         crops: what it reads, all of one side.
         flip: whether to run it on the mirrored crops too, in the same batch, and take the mean.
+        encodings: of this model, where crops of earlier calls come again.
 
     Returns:
         Each crop's (S, S) probabilities.
     """
     if flip:
-        both = forward(model, [*crops, *map(_mirrored, crops)])
+        both = forward(model, [*crops, *map(_mirrored, crops)], encodings=encodings)
         pairs = zip(both[: len(crops)], both[len(crops) :], strict=True)
         return [np.asarray((one + mirrored[:, ::-1]) / 2, np.float32) for one, mirrored in pairs]
-    return list(to_probabilities(outputs(model, crops).logits, crops[0].side))
+    answered = outputs(model, crops, encodings=encodings)
+    return list(to_probabilities(answered.logits, crops[0].side))
 
 
 @torch.inference_mode()
@@ -179,32 +184,34 @@ def to_probabilities(logits: Tensor, size: int) -> Probabilities:
     return np.asarray(upsample(logits.float(), size, size)[:, 0].sigmoid().cpu(), np.float32)
 
 
-def outputs(model: MST, crops: Sequence[Crop], slots: int = 0) -> Output:
+def outputs(model: MST, crops: Sequence[Crop], slots: int = 0, encodings: Encodings | None = None) -> Output:
     """Run the network on several crops at once, for all that it returns; it must be in evaluation mode.
 
     Args:
         model: the network.
         crops: what it reads, all of one side.
         slots: least click rows of each sample, for inputs of one shape whatever the number of clicks.
+        encodings: of this model, where crops of earlier calls come again.
 
     Returns:
         Logits of the head's size (`to_probabilities` does the rest), and what the fusion modules selected.
     """
     device = model.mean.device
-    image = torch.from_numpy(np.stack([crop.image for crop in crops])).to(device)
+    images = [crop.image for crop in crops]
+    # Where clicks enter before the first block there is nothing to keep.
+    is_kept = encodings is not None and model.config.click_entry > 0
+    known = encodings.of(images) if encodings and is_kept else as_tensor(np.stack(images), device)
     nothing = np.zeros(crops[0].image.shape[:2], np.float32)
     prev_masks = [nothing if crop.prev_mask is None else crop.prev_mask for crop in crops]
     prev_mask = torch.from_numpy(np.stack(prev_masks)).to(device)
     slots = max(slots, *(len(crop.clicks) for crop in crops))
     clicks = click_tensor([crop.clicks for crop in crops], slots).to(device)
-    output: Output = model(
-        image.permute(0, 3, 1, 2).float() / 255, clicks, prev_mask[:, None], full_size=False
-    )
+    output: Output = model(known, clicks, prev_mask[:, None], full_size=False)
     return output
 
 
 class Predictor:
-    """Answers clicks with a model in this process.
+    """Answers clicks with a model in this process; a crop that was looked at before is not encoded again.
 
     Args:
         model: put into evaluation mode here.
@@ -216,6 +223,7 @@ class Predictor:
         self.model = model.eval()
         self.config = config
         self.flip = flip
+        self.encodings = Encodings(self.model)
 
     def predict(
         self, image: AnyImage, clicks: Sequence[Click], previous: Prediction | None = None
@@ -249,7 +257,7 @@ class Predictor:
         for number in range(done + 1, len(clicks) + 1):
             for _ in range(forwards_of_click(previous, self.config)):
                 crop = next_crop(image, clicks[:number], previous, self.model.config.image_size, self.config)
-                probabilities = forward(self.model, [crop], flip=self.flip)[0]
+                (probabilities,) = forward(self.model, [crop], flip=self.flip, encodings=self.encodings)
                 previous = paste(crop, probabilities, clicks[:number], (height, width))
         assert previous is not None  # check_clicks saw at least one click
         return previous

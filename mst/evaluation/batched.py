@@ -16,6 +16,7 @@ import numpy as np
 from mst.clicks import Click
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
+from mst.encodings import Encodings
 from mst.evaluation import TARGETS, ObjectRecord, ObjectUnderTest, clickable, naming
 from mst.model import MST
 from mst.predictor import (
@@ -132,12 +133,13 @@ def evaluate_batched(
     waiting = enumerate(clickable(samples, on_skipped))
     done: dict[int, tuple[ObjectRecord, int]] = {}
     seats: list[_Seat] = []
+    encodings = Encodings(model)
     while True:
         for number, sample in islice(waiting, batch_size - len(seats)):
             seats.append(_Seat(number, ObjectUnderTest(sample, max_clicks, max(targets)), rules))
         if not seats:
             break
-        _step(model, seats, flip=flip)
+        _step(model, seats, encodings, flip=flip)
         for seat in filter(_Seat.is_finished, seats):
             done[seat.number] = seat.test.record(), seat.close_pixels
             if on_object:
@@ -155,7 +157,7 @@ def evaluate_batched(
     return BatchedRecords([record for record, _ in ordered], close)
 
 
-def _step(model: MST, seats: Sequence[_Seat], *, flip: bool) -> None:
+def _step(model: MST, seats: Sequence[_Seat], encodings: Encodings, *, flip: bool) -> None:
     """One forward for all seats whose crops are as large."""
     by_side: defaultdict[int, list[tuple[_Seat, Crop]]] = defaultdict(list)
     for seat in seats:
@@ -163,7 +165,7 @@ def _step(model: MST, seats: Sequence[_Seat], *, flip: bool) -> None:
         by_side[crop.side].append((seat, crop))
     for pairs in by_side.values():
         start = time.perf_counter()
-        answers = forward(model, [crop for _, crop in pairs], flip=flip)
+        answers = forward(model, [crop for _, crop in pairs], flip=flip, encodings=encodings)
         share = (time.perf_counter() - start) / len(pairs)
         for (seat, crop), probabilities in zip(pairs, answers, strict=True):
             seat.take(crop, probabilities, share)

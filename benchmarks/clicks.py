@@ -1,0 +1,141 @@
+"""What a click costs where the image was encoded before it, beside the paper's network, on two threads.
+
+    make bench-clicks                                    # MST-small at 448, batch 1, bf16
+    .venv/bin/python -m benchmarks.clicks --rounds 20
+
+Every ratio is of medians that were taken in turn, in one run.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from benchmarks.shared.harness import Row, report, row, seconds_side_by_side
+from mst.clicks import Click, click_tensor
+from mst.command_line import count, parse, run
+from mst.config import Config
+from mst.data.sampling.training_set import Batch
+from mst.model import MST
+from mst.model.flops import flops_of_parts
+from mst.optim import freeze
+from mst.overrides import override
+from mst.training import new_state, train_step
+from pipelines.recipes import build
+
+PAPER = build("mst_small")
+LATE = {
+    "model.click_entry": 12,
+    "model.late_width": 192,
+    "model.late_blocks": 2,
+    "model.fusion_stages": 1,
+    "model.features": [3, 6, 9],
+}
+"""Clicks after all blocks: a late part of half the ViT's width, that two blocks mix."""
+ENTRIES: Mapping[str, Mapping[str, object]] = {
+    "entry_6": {"model.click_entry": 6},
+    "entry_10": {"model.click_entry": 10, "model.fusion_stages": 1},
+    "entry_12": LATE,
+}
+THREADS, SIDE, TRAINING_SIDE, BATCH = 2, 448, 320, 8
+PATCHES = {"model.image_size": TRAINING_SIDE, "model.patch_sizes": [8, 32]}  # 28 does not divide 320
+
+
+def model_of(settings: Mapping[str, object]) -> MST:
+    """A network of random weights, as it is used."""
+    torch.manual_seed(0)
+    return MST(
+        override(PAPER, {"model.image_size": SIDE, "model.patch_sizes": [8, 28], **settings}).model
+    ).eval()
+
+
+def calls_of(name: str, model: MST) -> dict[str, Callable[[], object]]:
+    """Encoding an image, and a click on it, as a server does both."""
+    image, prev_mask = torch.rand(1, 3, SIDE, SIDE), torch.rand(1, 1, SIDE, SIDE)
+    clicks = click_tensor([[Click(SIDE // 2, SIDE // 2, True), Click(9, 9, False)]], 4)
+
+    def in_bf16(call: Callable[[], object]) -> Callable[[], object]:
+        @torch.inference_mode()
+        def inside() -> object:
+            with torch.autocast("cpu", torch.bfloat16):
+                return call()
+
+        return inside
+
+    encoded = in_bf16(lambda: model.encode(image))()
+    return {
+        f"{name}_encode": in_bf16(lambda: model.encode(image)),
+        f"{name}_click": in_bf16(lambda: model(encoded, clicks, prev_mask, full_size=False)),
+    }
+
+
+def costs(rounds: int) -> Iterator[Row]:
+    """Operations and time of encodings and clicks, over those of the paper's forward."""
+    models = {name: model_of(settings) for name, settings in {"paper": {}, **ENTRIES}.items()}
+    forward = flops_of_parts(models["paper"])[1]
+    yield row("paper_forward", forward / 2e9, "GMAC")
+    for name in ENTRIES:
+        encode, click = flops_of_parts(models[name])
+        yield row(f"{name}_encode_gmac_over_paper_forward", encode / forward)
+        yield row(f"{name}_click_gmac_over_paper_forward", click / forward)
+    calls = {key: call for name, model in models.items() for key, call in calls_of(name, model).items()}
+    del calls["paper_encode"]  # there is nothing to encode
+    seconds = seconds_side_by_side(calls, rounds=rounds)
+    paper = seconds["paper_click"]
+    yield row("paper_forward_time", 1000 * paper, "ms")
+    for name in ENTRIES:
+        yield row(f"{name}_encode_over_paper_forward", seconds[f"{name}_encode"] / paper)
+        yield row(f"{name}_click_over_paper_forward", seconds[f"{name}_click"] / paper)
+    yield row("click_over_paper_forward", seconds["entry_12_click"] / paper, at_most=0.12)
+    yield row("encode_over_paper_forward", seconds["entry_12_encode"] / paper, at_most=0.60)
+
+
+def step_of(config: Config, *, frozen: bool) -> Callable[[], object]:
+    """A training step, on one batch that is made up."""
+    state, _ = new_state(config, torch.device("cpu"))
+    freeze(state.model, ("encoder",) if frozen else ())
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    mask = torch.zeros(BATCH, 1, TRAINING_SIDE, TRAINING_SIDE)
+    mask[..., 80:240, 80:240] = 1
+    slots = 2 * config.clicks.max_clicks + config.clicks.max_iterations
+    batch = Batch(
+        image=(255 * drawn(BATCH, 3, TRAINING_SIDE, TRAINING_SIDE)).to(torch.uint8),
+        mask=mask,
+        clicks=click_tensor([[Click(160, 160, True)]] * BATCH, slots),
+        draws=drawn(BATCH, config.clicks.max_iterations),
+        skipped=torch.zeros(BATCH),
+    )
+    state.model.train()
+    return lambda: train_step(state.model, state, {0: batch}, config)
+
+
+def training(rounds: int) -> Iterator[Row]:
+    """Samples a second with a frozen encoder, over those where the whole network learns."""
+    common = {**PATCHES, "train.precision": "bf16", "train.init": None, "train.batch_size": BATCH}
+    full, late = override(PAPER, common), override(PAPER, {**common, **LATE})
+    calls = {"full": step_of(full, frozen=False), "frozen": step_of(late, frozen=True)}
+    seconds = seconds_side_by_side(calls, rounds=rounds)
+    yield row("full_samples", BATCH / seconds["full"], "samples/s")
+    yield row("frozen_samples", BATCH / seconds["frozen"], "samples/s")
+    yield row("frozen_samples_over_full", seconds["full"] / seconds["frozen"], at_least=5)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.clicks", description=__doc__, allow_abbrev=False
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--rounds", type=count, default=10, help="calls of each that count")
+    rounds = parse(parser, None).rounds
+    torch.set_num_threads(THREADS)
+    report("clicks", (each for part in (costs, training) for each in part(rounds)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -123,7 +123,9 @@ def test_a_run_goes_on_with_other_settings_where_that_is_allowed(cluster, regist
     trained = train_here(changed, UPath(tmp_path) / "run", registry, allow_change=True)
     assert (tmp_path / "run" / "step_00000004").exists()
     run = trained.run.client().get_run(trained.run.run_id)
-    assert run.data.tags["changed_after_step_2"] == "optim.lr: 0.001 -> 0.002; train.epochs: 1 -> 2"
+    rate = "learning rate of step 2: 0.001 -> 0.002"
+    changed = f"optim.lr: 0.001 -> 0.002; train.epochs: 1 -> 2; {rate}"
+    assert run.data.tags["changed_after_step_2"] == changed
     points = trained.run.client().get_metric_history(trained.run.run_id, "lr")
     assert [point.value for point in points] == [0.001, 0.001, 0.002, 0.002]
 

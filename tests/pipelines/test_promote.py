@@ -13,10 +13,12 @@ from upath import UPath
 from mst.checkpoint import WEIGHTS, load_model, read_config, save_checkpoint, verify
 from mst.config import Config
 from mst.errors import CheckpointError, ConfigError
+from mst.evaluation.peers import PEERS
 from mst.model import MST
 from mst.overrides import override
 from pipelines import promote as module
 from pipelines.cluster import Resources
+from pipelines.promotion import comparison
 from pipelines.promotion.promote import Request, promote
 from pipelines.promotion.rules import Rules
 from pipelines.registry.versions import fetch_checkpoint, registry_client, roll_back
@@ -150,18 +152,20 @@ def test_what_was_promoted_by_force_can_be_rolled_back(registry, run, request_of
     assert "back to version 1: the first one" in log[7]
 
 
-def test_the_first_one_has_to_be_better_than_what_needs_no_training(registry, run, request_of):
+def test_the_first_one_has_to_be_better_than_what_needs_no_training(registry, run, request_of, monkeypatch):
     decision, outcome = promote(registry, run("random", trained=False, seed=1), request_of())
     assert outcome is None
     assert decision.why().startswith("floor: NoC@90 ")
-    decision, outcome = promote(registry, run("trained", trained=True), request_of())
-    assert outcome == ("1", True)
     findings = [each.finding for each in decision.reasons if each.rule == "floor"]
     assert findings[0].endswith("] beside untrained")
-    assert findings[1].endswith(", the best classical peer")
+    assert findings[1].endswith("] beside grabcut, the best classical peer")
+    monkeypatch.setattr(comparison, "PEERS", {"click_disks": PEERS["click_disks"]})  # no match for it
+    _, outcome = promote(registry, run("trained", trained=True), request_of())
+    assert outcome == ("1", True)
     tags = champion(registry).tags
     assert tags["promotion.kind"] == "first"
     assert tags["promotion.why"].startswith("there was no champion; floor: NoC@90 -")
+    assert tags["promotion.why"].endswith("] beside click_disks, the best classical peer")
 
 
 def test_data_that_chose_or_trained_either_does_not_judge(registry, run, request_of, scenes):

@@ -43,7 +43,7 @@ def test_every_key_is_a_setting_and_every_value_valid(name):
 
 
 def test_the_spaces_are_those_that_are_documented():
-    assert SPACES == ["all", "losses", "optim", "size", "smoke", "tokens"]
+    assert SPACES == ["all", "entry", "losses", "optim", "size", "smoke", "tokens"]
     assert read_space("all", Config()) == {**tokens.SPACE, **losses.SPACE, **optim.SPACE}
     assert not any(is_fixed(name) for name in optim.SPACE)  # so that population-based training can use it
 
@@ -67,7 +67,7 @@ def test_a_space_that_no_trial_can_use_is_refused(space, message):
 
 
 def test_an_unknown_space_is_named():
-    with pytest.raises(ConfigError, match="unknown search space 'none'; known are all, losses"):
+    with pytest.raises(ConfigError, match="unknown search space 'none'; known are all, entry, losses"):
         read_space("none", Config())
 
 

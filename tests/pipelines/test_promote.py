@@ -158,7 +158,7 @@ def test_the_first_one_has_to_be_better_than_what_needs_no_training(registry, ru
     assert decision.why().startswith("floor: NoC@90 ")
     findings = [each.finding for each in decision.reasons if each.rule == "floor"]
     assert findings[0].endswith("] beside untrained")
-    assert findings[1].endswith("] beside grabcut, the best classical peer")
+    assert findings[1].endswith(", the best classical peer")
     monkeypatch.setattr(comparison, "PEERS", {"click_disks": PEERS["click_disks"]})  # no match for it
     _, outcome = promote(registry, run("trained", trained=True), request_of())
     assert outcome == ("1", True)

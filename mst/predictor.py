@@ -22,7 +22,7 @@ from mst.data.pixels.arrays import AnyImage, as_image, as_mask
 from mst.data.pixels.images import RGB, resize
 from mst.encodings import Encodings, as_tensor
 from mst.errors import MaskError, PredictionError
-from mst.model import MST, Output, upsample
+from mst.model import MST, Encoded, Output, upsample
 from mst.zoom import Box, zoom_box
 
 Probabilities = NDArray[np.float32]
@@ -199,8 +199,10 @@ def outputs(model: MST, crops: Sequence[Crop], slots: int = 0, encodings: Encodi
     device = model.mean.device
     images = [crop.image for crop in crops]
     # Where clicks enter before the first block there is nothing to keep.
-    is_kept = encodings is not None and model.config.click_entry > 0
-    known = encodings.of(images) if encodings and is_kept else as_tensor(np.stack(images), device)
+    if encodings and model.config.click_entry:
+        known: Encoded | Tensor = encodings.of(images)
+    else:
+        known = as_tensor(np.stack(images), device)
     nothing = np.zeros(crops[0].image.shape[:2], np.float32)
     prev_masks = [nothing if crop.prev_mask is None else crop.prev_mask for crop in crops]
     prev_mask = torch.from_numpy(np.stack(prev_masks)).to(device)

@@ -28,18 +28,10 @@ from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Actors, Precision
 from pipelines.evaluation.evaluate import actor_resources, add_actors
 from pipelines.evaluation.tables import show_evaluations
-from pipelines.promotion.comparison import (
-    Evaluated,
-    Terms,
-    evaluate_floor,
-    evaluate_on,
-    named,
-    records_of,
-    time_by_turns,
-)
-from pipelines.promotion.looks import folder_look, judge, look_of
+from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named
+from pipelines.promotion.looks import folder_look, judge, judge_first, look_of
 from pipelines.promotion.promote import show_reasons
-from pipelines.promotion.rules import Decision, Rules, add_rules, decide, rules_of
+from pipelines.promotion.rules import Decision, Rules, add_rules, rules_of
 from pipelines.storage import PROJECT
 
 SHIPPED = PROJECT / "checkpoints" / "mst_small"
@@ -88,12 +80,10 @@ def ship(
             new = evaluate_on(offered, terms, actors)
             old = evaluate_on(out, terms, actors) if out.exists() else {}
             if old:
-                timed = time_by_turns(offered, out, terms, actors)
                 kept = folder_look(out, look_of((str(checkpoint), str(out)), new, old))
-                decision = judge(kept, new, old, terms.max_clicks, rules, timed)
+                decision = judge(kept, (offered, new), (out, old), terms, rules, actors)
             else:
-                floor = evaluate_floor(offered, terms, actors)
-                decision = decide(records_of(new), None, terms.max_clicks, rules, floor=floor)
+                decision = judge_first(offered, new, terms, rules, actors)
         if decision.is_promoted:
             copy_for_use(offered, out)
     return Outcome(new, old, decision)

@@ -25,7 +25,7 @@ from mst.data.readers.evaluation_sets import Loader
 from mst.data.sources import SampleSet
 from mst.errors import ConfigError, DataError, MSTError
 from mst.evaluation import TARGETS, ObjectRecord, Open, evaluate
-from mst.evaluation.batched import evaluate_batched
+from mst.evaluation.batched import BatchedRecords, evaluate_batched
 from mst.evaluation.records import read_table, write_table
 from mst.model import MST
 from mst.predictor import Crop, forward
@@ -117,16 +117,7 @@ class Evaluator:
         method = self._held[1]
         samples, rules = SampleSet(loaders), (protocol.max_clicks, protocol.targets)
         if isinstance(method, MST):
-            with precision():
-                records, close_pixels = evaluate_batched(
-                    method,
-                    samples,
-                    protocol.eval,
-                    *rules,
-                    protocol.batch_size,
-                    on_skipped=skipped.append,
-                    flip=protocol.flip,
-                )
+            records, close_pixels = self._click(method, samples, protocol, skipped.append)
             return number, Part(records, skipped, sum(close_pixels))
         return number, Part(evaluate(method, samples, *rules, on_skipped=skipped.append), skipped, 0)
 
@@ -144,25 +135,29 @@ class Evaluator:
             protocols: of each.
         """
         self._held = None
-        methods = ray.get(list(shared))
-        pairs = [(method, each) for method, each in zip(methods, protocols, strict=True)]
+        pairs = list(zip(ray.get(list(shared)), protocols, strict=True))
         for method, protocol in pairs:
             self._ready(method, self._precision(protocol))
         found: list[list[ObjectRecord]] = [[] for _ in pairs]
         for loader in loaders:
             for mine, (method, protocol) in zip(found, pairs, strict=True):
-                with self._precision(protocol)():
-                    clicked = evaluate_batched(
-                        method,
-                        SampleSet([loader]),
-                        protocol.eval,
-                        protocol.max_clicks,
-                        protocol.targets,
-                        1,
-                        on_skipped=_log.info,
-                    )
-                mine.extend(clicked.records)
+                mine.extend(self._click(method, SampleSet([loader]), protocol, _log.info).records)
         return found
+
+    def _click(
+        self, model: MST, samples: SampleSet, protocol: Protocol, on_skipped: Callable[[str], None]
+    ) -> BatchedRecords:
+        with self._precision(protocol)():
+            return evaluate_batched(
+                model,
+                samples,
+                protocol.eval,
+                protocol.max_clicks,
+                protocol.targets,
+                protocol.batch_size,
+                on_skipped=on_skipped,
+                flip=protocol.flip,
+            )
 
     def _precision(self, protocol: Protocol) -> Callable[[], torch.autocast]:
         return partial(torch.autocast, self._device, torch.bfloat16, enabled=protocol.precision == "bf16")

@@ -18,8 +18,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from mst.errors import CheckpointError
-from pipelines.promotion.comparison import Evaluated, records_of
-from pipelines.promotion.rules import Decision, Records, Rules, decide
+from pipelines.evaluation.actors import Actors
+from pipelines.promotion.comparison import Evaluated, Terms, evaluate_floor, records_of, time_by_turns
+from pipelines.promotion.rules import Decision, Rules, decide
 from pipelines.registry.versions import author, now
 from pipelines.training.tracking import experiment_id
 
@@ -118,32 +119,41 @@ def folder_look(folder: Path, look: Look) -> Iterator[tuple[int, list[str]]]:
 
 def judge(
     kept: AbstractContextManager[tuple[int, list[str]]],
-    challenger: Mapping[str, Evaluated],
-    champion: Mapping[str, Evaluated],
-    max_clicks: int,
+    challenger: tuple[Path, Mapping[str, Evaluated]],
+    champion: tuple[Path, Mapping[str, Evaluated]],
+    terms: Terms,
     rules: Rules,
-    timed: tuple[Records, Records],
+    actors: Actors,
     *notes: str,
 ) -> Decision:
-    """Let the rules decide at the level of a comparison that is kept.
+    """Let the rules decide at the level of a comparison that is kept; times are taken by turns.
 
     Args:
         kept: of `registry_look` or `folder_look`.
-        challenger: what it did on each data set.
+        challenger: its checkpoint, and what it did on each data set.
         champion: the same of the champion.
-        max_clicks: that each object was given at most.
+        terms: of the comparison.
         rules: see `pipelines.promotion.rules.Rules`.
-        timed: what both did by turns.
+        actors: that evaluated both.
         notes: kept with the outcome.
     """
+    timed = time_by_turns(challenger[0], champion[0], terms, actors)
     with kept as (number, said):
         level = level_of(number)
-        ours, theirs = records_of(challenger), records_of(champion)
-        decision = decide(ours, theirs, max_clicks, rules, level, timed=timed)
+        ours, theirs = (records_of(did) for _, did in (challenger, champion))
+        decision = decide(ours, theirs, terms.max_clicks, rules, level, timed=timed)
         said += [*notes, f"{'better' if decision.is_promoted else 'refused'}: {decision.why()}"]
     if number > 1:
         print(f"comparison {number} on the same data: intervals are of {100 * level:.4g} %")
     return decision
+
+
+def judge_first(
+    checkpoint: Path, did: Mapping[str, Evaluated], terms: Terms, rules: Rules, actors: Actors
+) -> Decision:
+    """Let the rules decide on a model where there is no champion; arguments as of `judge`."""
+    floor = evaluate_floor(checkpoint, terms, actors)
+    return decide(records_of(did), None, terms.max_clicks, rules, floor=floor)
 
 
 def _number_on(digest: str, look: Look, earlier: Sequence[Look]) -> int:

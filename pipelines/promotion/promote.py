@@ -2,9 +2,10 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -21,16 +22,8 @@ from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Actors
 from pipelines.evaluation.data_sets import seen_by
 from pipelines.promotion.candidate import DATA, MAX_CLICKS, MAX_OBJECTS, Candidate, candidate, publish
-from pipelines.promotion.comparison import (
-    Evaluated,
-    Terms,
-    evaluate_floor,
-    evaluate_on,
-    named,
-    records_of,
-    time_by_turns,
-)
-from pipelines.promotion.looks import judge, look_of, registry_look
+from pipelines.promotion.comparison import Evaluated, Terms, evaluate_on, named, records_of
+from pipelines.promotion.looks import judge, judge_first, look_of, registry_look
 from pipelines.promotion.rules import Decision, Rules, decide
 from pipelines.registry.versions import (
     CHAMPION,
@@ -43,6 +36,8 @@ from pipelines.registry.versions import (
 )
 from pipelines.storage import PROJECT
 from pipelines.training.tracking import plainly
+
+T = TypeVar("T")
 
 _RUN_TAG = "mst.promotion"
 
@@ -88,7 +83,10 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
         terms = _terms(request, seen.champion, offer.config)
         if not request.seen_data:
             _check_unseen("the challenger", offer.config, terms)
-        rival = None if seen.champion is None else _fetched(uri, seen.champion, Path(scratch), request)
+        rival = None
+        if seen.champion:
+            address, place = f"models:/{REGISTERED_MODEL}/{seen.champion.version}", Path(scratch, "champion")
+            rival = _of_champion(lambda: fetch_checkpoint(uri, address, place), request)
         if rival and not request.seen_data:
             _check_unseen("the champion", read_config(rival), terms)
         with Actors(request.resources) as actors:
@@ -129,17 +127,17 @@ def _decide(
         request: see `Request`.
         actors: that evaluate.
     """
+    if champion is None and request.force is None:
+        return judge_first(offer.files, ours, terms, request.rules, actors)
     if champion is None:
-        floor = None if request.force else evaluate_floor(offer.files, terms, actors)
-        return decide(records_of(ours), None, terms.max_clicks, request.rules, floor=floor)
-    if rival is None:
+        return decide(records_of(ours), None, terms.max_clicks, request.rules)
+    theirs = _of_champion(lambda: evaluate_on(rival, terms, actors), request) if rival else None
+    if rival is None or theirs is None:
         return decide(records_of(ours), {}, terms.max_clicks, request.rules)
-    theirs = evaluate_on(rival, terms, actors)
-    timed = time_by_turns(offer.files, rival, terms, actors)
     names = f"{offer.folder.name}, step {offer.saved.step}", f"version {champion.version}"
     notes = [*["dry run"] * request.dry_run, *([f"forced: {request.force}"] if request.force else [])]
     kept = registry_look(client, look_of(names, ours, theirs))
-    return judge(kept, ours, theirs, terms.max_clicks, request.rules, timed, *notes)
+    return judge(kept, (offer.files, ours), (rival, theirs), terms, request.rules, actors, *notes)
 
 
 def _check_unseen(who: str, config: Config, terms: Terms) -> None:
@@ -202,11 +200,10 @@ def _promotion(decision: Decision, champion: ModelVersion | None, force: str | N
     return Promotion("better", decision.why())
 
 
-def _fetched(uri: str, champion: ModelVersion, scratch: Path, request: Request) -> Path | None:
-    """Fetch the champion's files; None where they cannot be used any more and need not be."""
-    address = f"models:/{REGISTERED_MODEL}/{champion.version}"
+def _of_champion(ask: Callable[[], T], request: Request) -> T | None:
+    """Ask something of the champion; None where it cannot be used any more and need not be."""
     try:
-        return fetch_checkpoint(uri, address, scratch / "champion")
+        return ask()
     except MSTError as error:
         if request.force is not None:
             return None

@@ -12,7 +12,7 @@ from upath import UPath
 
 from mst.checkpoint import WEIGHTS, load_model, read_config, save_checkpoint, verify
 from mst.config import Config
-from mst.errors import CheckpointError, ConfigError
+from mst.errors import CheckpointError, ConfigError, PredictionError
 from mst.evaluation.peers import PEERS
 from mst.model import MST
 from mst.overrides import override
@@ -235,6 +235,23 @@ def test_a_champion_that_was_tampered_with_is_not_compared_with(registry, run, r
     files.write_bytes(files.read_bytes()[:-1] + b"\0")
     with pytest.raises(CheckpointError, match="damaged"):
         fetch_checkpoint(registry, "models:/mst@champion", tmp_path / "again")
+
+
+def test_a_champion_that_cannot_be_evaluated_is_named_or_done_without(registry, run, request_of, monkeypatch):
+    promote(registry, run("one", trained=False), request_of(force="a test", **FEW))
+
+    def evaluate_on(checkpoint, terms, actors):
+        if "champion" in checkpoint.parts:
+            raise PredictionError("its probabilities are no numbers")
+        return comparison.evaluate_on(checkpoint, terms, actors)
+
+    monkeypatch.setattr("pipelines.promotion.promote.evaluate_on", evaluate_on)
+    other = run("two", trained=True)
+    with pytest.raises(PredictionError, match=r"^the champion: its prob.*; --force REASON promotes without"):
+        promote(registry, other, request_of())
+    decision, outcome = promote(registry, other, request_of(force="it is broken"))
+    assert outcome == ("2", True)
+    assert decision.why().startswith("figures of the champion: there are none")
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,8 @@ class MST(nn.Module):
 
     def _mix(self, base: Scale, scales: list[Scale], clicks: Tensor) -> tuple[Scale, list[StageTrace]]:
         """Run what is behind the clicks' entry: blocks, and the fusion modules among them."""
-        entry, stages = self.config.click_entry, list[StageTrace]()
+        entry = self.config.click_entry
+        stages: list[StageTrace] = []
         late = [*self.blocks[entry:], *self.late_blocks]
         for number in range(len(late) + 1):
             if (name := str(entry + number)) in self.fusions:

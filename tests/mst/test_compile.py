@@ -23,7 +23,14 @@ LOSS = LossConfig(contrastive=0.5)
 SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique", "equal.default")
 
 
-@pytest.fixture(params=[{}, {"fusion_mlp_ratio": 2, "fusion_per_scale": True}], ids=["shared", "own MLPs"])
+NETWORKS = {
+    "shared": {},
+    "own MLPs": {"fusion_mlp_ratio": 2, "fusion_per_scale": True},
+    "late clicks": {"click_entry": 2, "late_width": 64, "late_blocks": 1, "features": (1,)},
+}
+
+
+@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
 def model(request):
     torch.manual_seed(0)
     model = MST(TINY_MODEL.model_copy(update={"dropout": 0.0, **request.param}))

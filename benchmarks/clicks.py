@@ -1,9 +1,9 @@
 """What a click costs where the image was encoded before it, beside the paper's network, on two threads.
 
-    make bench-clicks                                    # MST-small at 448, batch 1, bf16
+    make bench-clicks                                    # MST-small at 448, batch 1
     .venv/bin/python -m benchmarks.clicks --rounds 20
 
-Every ratio is of medians that were taken in turn, in one run.
+In bf16 where the processor has instructions for it, else in fp32. Every ratio is of medians that were taken in turn, in one run.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from mst.clicks import Click, click_tensor
 from mst.command_line import count, parse, run
 from mst.config import Config
 from mst.data.sampling.training_set import Batch
+from mst.devices import has_bf16
 from mst.model import MST
 from mst.model.flops import flops_of_parts
 from mst.optim import freeze
@@ -39,15 +40,24 @@ ENTRIES: Mapping[str, Mapping[str, object]] = {
     "entry_12": LATE,
 }
 THREADS, SIDE, TRAINING_SIDE, BATCH = 2, 448, 320, 8
-PATCHES = {"model.image_size": TRAINING_SIDE, "model.patch_sizes": [8, 32]}  # 28 does not divide 320
+HAS_BF16 = has_bf16(torch.device("cpu"))
+AT_320 = {
+    "model.image_size": TRAINING_SIDE,
+    "model.patch_sizes": [8, 32],  # 28 does not divide 320
+    "eval.zoom_sides": [TRAINING_SIDE],
+}
 
 
 def model_of(settings: Mapping[str, object]) -> MST:
     """A network of random weights, as it is used."""
     torch.manual_seed(0)
-    return MST(
-        override(PAPER, {"model.image_size": SIDE, "model.patch_sizes": [8, 28], **settings}).model
-    ).eval()
+    at_full_size = {
+        "model.image_size": SIDE,
+        "model.patch_sizes": [8, 28],
+        "eval.zoom_sides": [SIDE],
+        **settings,
+    }
+    return MST(override(PAPER, at_full_size).model).eval()
 
 
 def calls_of(name: str, model: MST) -> dict[str, Callable[[], object]]:
@@ -55,18 +65,18 @@ def calls_of(name: str, model: MST) -> dict[str, Callable[[], object]]:
     image, prev_mask = torch.rand(1, 3, SIDE, SIDE), torch.rand(1, 1, SIDE, SIDE)
     clicks = click_tensor([[Click(SIDE // 2, SIDE // 2, True), Click(9, 9, False)]], 4)
 
-    def in_bf16(call: Callable[[], object]) -> Callable[[], object]:
+    def as_used(call: Callable[[], object]) -> Callable[[], object]:
         @torch.inference_mode()
         def inside() -> object:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BF16):
                 return call()
 
         return inside
 
-    encoded = in_bf16(lambda: model.encode(image))()
+    encoded = as_used(lambda: model.encode(image))()
     return {
-        f"{name}_encode": in_bf16(lambda: model.encode(image)),
-        f"{name}_click": in_bf16(lambda: model(encoded, clicks, prev_mask, full_size=False)),
+        f"{name}_encode": as_used(lambda: model.encode(image)),
+        f"{name}_click": as_used(lambda: model(encoded, clicks, prev_mask, full_size=False)),
     }
 
 
@@ -116,7 +126,7 @@ def step_of(config: Config, *, frozen: bool) -> Callable[[], object]:
 
 def training(rounds: int) -> Iterator[Row]:
     """Samples a second with a frozen encoder, over those where the whole network learns."""
-    common = {**PATCHES, "train.precision": "bf16", "train.init": None, "train.batch_size": BATCH}
+    common = {**AT_320, "train.precision": "bf16" if HAS_BF16 else "fp32", "train.init": None, "train.batch_size": BATCH}
     full, late = override(PAPER, common), override(PAPER, {**common, **LATE})
     calls = {"full": step_of(full, frozen=False), "frozen": step_of(late, frozen=True)}
     seconds = seconds_side_by_side(calls, rounds=rounds)
@@ -134,6 +144,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=count, default=10, help="calls of each that count")
     rounds = parse(parser, None).rounds
     torch.set_num_threads(THREADS)
+    print("torch in", "bf16" if HAS_BF16 else "fp32: this processor has no bf16")
     report("clicks", (each for part in (costs, training) for each in part(rounds)))
 
 

@@ -21,6 +21,7 @@ from mst.config import Config
 from mst.data.sampling.sampler import Shard, ShardedBatches
 from mst.data.sampling.training_set import Batch, TrainingSet
 from mst.data.sources import SampleSet
+from mst.devices import has_bf16
 from mst.errors import PredictionError, TrainingError
 from mst.evaluation import ObjectRecord, Summary, summarize
 from mst.evaluation.batched import evaluate_batched
@@ -78,6 +79,8 @@ def fit(
         TrainingError: `train.max_bad_steps` in a row had no finite gradient, a validation found no numbers,
             more images than `data.max_faulty` allows cannot be used, or memory is too small.
     """
+    if shard.rank == 0 and config.train.precision == "bf16" and not has_bf16(state.model.mean.device):
+        _log.warning("this device has no bf16 of its own: train.precision fp32 is several times faster here")
     with matrix_products(config):
         while True:
             if _validation_is_due(state, config):

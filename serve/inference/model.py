@@ -16,6 +16,7 @@ from torch import nn
 from mst.checkpoint import load_model
 from mst.clicks import Click
 from mst.config import EvalConfig
+from mst.devices import has_bf16
 from mst.errors import CheckpointError, MSTError
 from mst.model import MST
 from mst.model.fusion import StageTrace
@@ -121,7 +122,7 @@ class ServedModel:
     def _chooses_bf16(self, settings: ServeSettings) -> bool:
         """Whether forwards run in bf16: where the device has it, and its trial is almost fp32's."""
         exact = self._tried()
-        if settings.precision == "fp32" or (settings.precision == "auto" and not _has_bf16(self._model)):
+        if settings.precision == "fp32" or (settings.precision == "auto" and not has_bf16(self._model.mean.device)):
             return False
         self._bf16 = True
         difference = float(np.abs(self._tried() - exact).mean())
@@ -178,10 +179,3 @@ def _selected(stage: StageTrace) -> list[Selected]:
 def _powers_of_two(most: int) -> tuple[int, ...]:
     """1, 2, 4, ... up to the first that is not below `most`."""
     return tuple(2**power for power in range((most - 1).bit_length() + 1))
-
-
-def _has_bf16(model: MST) -> bool:
-    """Whether the model's device multiplies bf16 in hardware."""
-    if model.mean.is_cuda:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -3,7 +3,8 @@
     make bench-clicks                                    # MST-small at 448, batch 1
     .venv/bin/python -m benchmarks.clicks --rounds 20
 
-In bf16 where the processor has instructions for it, else in fp32. Every ratio is of medians that were taken in turn, in one run.
+In bf16 where the processor has instructions for it, else in fp32. Every ratio is of medians that were taken
+in turn, in one run.
 """
 
 import argparse
@@ -41,6 +42,7 @@ ENTRIES: Mapping[str, Mapping[str, object]] = {
 }
 THREADS, SIDE, TRAINING_SIDE, BATCH = 2, 448, 320, 8
 HAS_BF16 = has_bf16(torch.device("cpu"))
+PRECISION = "bf16" if HAS_BF16 else "fp32"
 AT_320 = {
     "model.image_size": TRAINING_SIDE,
     "model.patch_sizes": [8, 32],  # 28 does not divide 320
@@ -126,7 +128,12 @@ def step_of(config: Config, *, frozen: bool) -> Callable[[], object]:
 
 def training(rounds: int) -> Iterator[Row]:
     """Samples a second with a frozen encoder, over those where the whole network learns."""
-    common = {**AT_320, "train.precision": "bf16" if HAS_BF16 else "fp32", "train.init": None, "train.batch_size": BATCH}
+    common = {
+        **AT_320,
+        "train.precision": PRECISION,
+        "train.init": None,
+        "train.batch_size": BATCH,
+    }
     full, late = override(PAPER, common), override(PAPER, {**common, **LATE})
     calls = {"full": step_of(full, frozen=False), "frozen": step_of(late, frozen=True)}
     seconds = seconds_side_by_side(calls, rounds=rounds)
@@ -144,7 +151,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=count, default=10, help="calls of each that count")
     rounds = parse(parser, None).rounds
     torch.set_num_threads(THREADS)
-    print("torch in", "bf16" if HAS_BF16 else "fp32: this processor has no bf16")
+    print(f"torch in {PRECISION}")
     report("clicks", (each for part in (costs, training) for each in part(rounds)))
 
 

@@ -3,6 +3,7 @@
 model.safetensors    the weights that are used (their running average, where one is kept)
 config.json          the experiment's settings
 training_state.pt    what resuming needs beyond them; absent from a checkpoint that is only used
+validation.json      what came of each object of the validation there, where there was one; absent likewise
 manifest.json        sha256 of the files above, written last: without it there is no checkpoint
 """
 
@@ -26,6 +27,7 @@ from mst.model.weights import check_pretrained, load_pretrained, load_state, rea
 from mst.overrides import flatten, from_dict
 
 WEIGHTS, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "training_state.pt", "manifest.json"
+VALIDATION = "validation.json"
 
 
 def save_checkpoint(
@@ -34,6 +36,7 @@ def save_checkpoint(
     config: Config,
     *,
     training_state: Mapping[str, Any] | None = None,
+    validation: Sequence[Mapping[str, Any]] | None = None,
     metrics: Mapping[str, float] | None = None,
     progress: Mapping[str, Any] | None = None,
 ) -> None:
@@ -44,6 +47,7 @@ def save_checkpoint(
         weights: of the model, by name.
         config: of the experiment.
         training_state: tensors, numbers, strings and containers of them.
+        validation: plain figures of each object.
         metrics: kept in the manifest.
         progress: how far the training is; kept there too.
     """
@@ -55,6 +59,9 @@ def save_checkpoint(
     if training_state is not None:
         torch.save(dict(training_state), folder / STATE)
         names.append(STATE)
+    if validation is not None:
+        (folder / VALIDATION).write_text(json.dumps(list(validation)))
+        names.append(VALIDATION)
     manifest = {
         "sha256": {name: _sha256(folder / name) for name in names},
         "metrics": dict(metrics or {}),
@@ -90,13 +97,14 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def copy_for_use(folder: Path, out: Path) -> None:
-    """Copy a checkpoint without its training state, to where it is used and not trained on.
+    """Copy a checkpoint without what its training left, to where it is used and not trained on.
 
     Raises:
         CheckpointError: no checkpoint, or a damaged one.
     """
     manifest = verify(folder)
-    manifest["sha256"].pop(STATE, None)
+    for name in (STATE, VALIDATION):
+        manifest["sha256"].pop(name, None)
     out.mkdir(parents=True, exist_ok=True)
     for name in manifest["sha256"]:
         shutil.copyfile(folder / name, out / name)

@@ -35,10 +35,11 @@ from pipelines.storage import absolute, absolute_paths
 from pipelines.sweeping.budget import Limits
 from pipelines.sweeping.page import write_page
 from pipelines.sweeping.plan import OBJECTIVES, SCHEDULERS, SEARCHES, Plan, keep, planned, read
+from pipelines.sweeping.points import Point, points
 from pipelines.sweeping.record import TrialRecord, alone, pareto_set, rank
 from pipelines.sweeping.space import Space, check_space, grid
 from pipelines.sweeping.sweep import concurrent_trials, sweep
-from pipelines.sweeping.table import SweepView, console, trials_table
+from pipelines.sweeping.table import SweepView, console, points_table, trials_table
 from pipelines.sweeping.winner import as_it_is, check_held_out, measure, offer, train_on
 from pipelines.training.driver import check_request
 from pipelines.training.progress import shown
@@ -88,15 +89,16 @@ def plan_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace, fold
     space = read_space(arguments.space or "smoke", config)
     is_grid = arguments.search == "grid"
     trials = min(arguments.trials or sys.maxsize, len(grid(space))) if is_grid else arguments.trials or 8
-    several = len(arguments.objectives or ()) > 1
+    compares_more = len(arguments.objectives or ()) > 1 or arguments.seeds > 1
     return planned(
         config,
         space,
         trials,
         objectives=arguments.objectives,
         search=arguments.search or "tpe",
-        scheduler=arguments.scheduler or ("none" if several else "asha"),
+        scheduler=arguments.scheduler or ("none" if compares_more else "asha"),
         grace_epochs=arguments.grace_epochs,
+        seeds=arguments.seeds,
         resources=resources_of(arguments),
     )
 
@@ -117,6 +119,7 @@ def write_results(plan: Plan, trials: Sequence[TrialRecord], folder: UPath, pare
     results = {
         "objectives": list(plan.objectives),
         "pareto_set": [each.name for each in pareto_set(trials, objectives)],
+        "points": [_point(each) for each in points(plan, trials, folder)] if plan.seeds > 1 else [],
         "trials": [_described(plan, each, folder) for each in [*ranked, *unranked]],
     }
     out = folder / "sweep.json"
@@ -136,10 +139,22 @@ def _described(plan: Plan, trial: TrialRecord, folder: UPath) -> dict[str, Any]:
     return {**about, "checkpoint": str(best(folder / trial.name).path), "metrics": metrics}
 
 
-def show_trials(plan: Plan, trials: Sequence[TrialRecord], screen: Console) -> None:
-    """Print all trials, best first, and those that no other one beats."""
+def _point(point: Point) -> dict[str, Any]:
+    return {
+        "settings": point.trials[0].settings,
+        "trials": [each.name for each in point.trials],
+        "values": point.values,
+        "mean": point.mean,
+        "interval": point.interval and [point.interval.low, point.interval.high],
+    }
+
+
+def show_trials(plan: Plan, trials: Sequence[TrialRecord], folder: UPath, screen: Console) -> None:
+    """Print all trials, best first, the points that they are of, and those that no other one beats."""
     ranked = rank(trials, plan.primary)
     screen.print(trials_table(plan, [*ranked, *(each for each in trials if each not in ranked)], trials))
+    if plan.seeds > 1:
+        screen.print(points_table(plan, points(plan, trials, folder)))
     if len(plan.objectives) > 1:
         front = pareto_set(trials, plan.all_objectives())
         screen.print(f"Pareto set: {', '.join(each.name for each in front)}", highlight=False)
@@ -187,6 +202,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-hours", type=float, help="hours until this command ends")
     limits.add_argument("--max-samples", type=count, help="samples that all trials train on together")
     limits.add_argument("--max-gpu-hours", type=float, help="GPU hours of all trials together")
+    parser.add_argument(
+        "--seeds", type=count, default=1, help="trainings of each point; points are ranked by their means"
+    )
     winner = parser.add_argument_group("winner", "what becomes of the best trial")
     winner.add_argument("--final-epochs", type=count, help="train it on to so many epochs in all")
     winner.add_argument("--test", nargs="+", metavar="SOURCE", help="evaluate it on held-out data")
@@ -210,15 +228,15 @@ def carry_out(arguments: argparse.Namespace, plan: Plan, folder: UPath, parent: 
     ranked = rank(trials, plan.primary)
     if ranked:
         write_results(plan, trials, folder, parent)
-        show_trials(plan, trials, screen)
+        show_trials(plan, trials, folder, screen)
         print(f"page: {folder / 'sweep.html'}   all trials: {folder / 'sweep.json'}")
     if reached:
         print(f"ended by its limit of {reached}; go on by --resume {folder.name}")
-    elif len(trials) < plan.trials or any(each.state == "running" for each in trials):
+    elif len(trials) < plan.runs or any(each.state == "running" for each in trials):
         print(f"go on by --resume {folder.name}")
         raise KeyboardInterrupt  # which Ray Tune has caught, to stop its trials
     if ranked:
-        finish(arguments, plan, ranked[0], folder, parent)
+        finish(arguments, plan, points(plan, trials, folder)[0].trials[0], folder, parent)
 
 
 def main() -> None:

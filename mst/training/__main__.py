@@ -20,7 +20,7 @@ from mst.data.sampling.sampler import Shard
 from mst.errors import ConfigError
 from mst.overrides import from_dict, override
 from mst.training import EpochReport, fit
-from mst.training.checkpoints import best, remove_unfinished, save
+from mst.training.checkpoints import best, remove_unfinished, save_report
 from mst.training.resume import check_run, read_data, start
 
 
@@ -49,7 +49,7 @@ def train(config: Config, folder: Path, device: torch.device, *, allow_change: b
         for report in fit(config, state, training_set, validation, Shard()):
             is_epoch = isinstance(report, EpochReport)
             if report.is_checkpoint:
-                save(place, state, config, report.metrics if is_epoch else {})
+                save_report(place, state, config, report)
             if is_epoch or (state.step - 1) % config.train.log_every == 0:
                 _log(curves, state.step, config.train.steps, report.metrics)
     print(f"best checkpoint {best(place).path}")

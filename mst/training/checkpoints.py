@@ -8,17 +8,19 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from upath import UPath
 
-from mst.checkpoint import CONFIG, MANIFEST, read_config, save_checkpoint, verify
+from mst.checkpoint import CONFIG, MANIFEST, VALIDATION, read_config, save_checkpoint, verify
 from mst.config import Config
 from mst.data.files import download, fetch, is_remote, names, remove, upload
 from mst.errors import CheckpointError
+from mst.evaluation import ObjectRecord
+from mst.training.loop import EpochReport, StepReport
 from mst.training.state import TrainingState
 
 _log = logging.getLogger(__name__)
@@ -45,7 +47,22 @@ class Saved(NamedTuple):
         return self.metrics.get("val_score", float("-inf"))
 
 
-def save(run: UPath, state: TrainingState, config: Config, metrics: Mapping[str, float]) -> Saved:
+class ValidatedObject(NamedTuple):
+    """What a validation found of one object."""
+
+    name: str
+    image_id: str
+    ious: tuple[float, ...]
+    """After each click; fewer where the highest target was reached."""
+
+
+def save(
+    run: UPath,
+    state: TrainingState,
+    config: Config,
+    metrics: Mapping[str, float],
+    records: Sequence[ObjectRecord] | None = None,
+) -> Saved:
     """Write a checkpoint, and remove those that it makes superfluous (`train.keep`).
 
     Args:
@@ -53,6 +70,7 @@ def save(run: UPath, state: TrainingState, config: Config, metrics: Mapping[str,
         state: of the training.
         config: of the experiment.
         metrics: of the validation that has just been, if one has.
+        records: of its objects.
 
     Raises:
         OSError, DataError: the folder cannot be written; what was there is there still.
@@ -65,12 +83,37 @@ def save(run: UPath, state: TrainingState, config: Config, metrics: Mapping[str,
             state.weights(),
             config,
             training_state=state.state_dict(),
+            validation=None if records is None else [_plain(each) for each in records],
             metrics=metrics,
             progress={"step": done.step, "is_finished": done.is_finished, "run_id": done.run_id},
         )
         _publish(staged, run / name)
     _prune(run, state.step, config.train.keep)
     return done
+
+
+def save_report(run: UPath, state: TrainingState, config: Config, report: StepReport | EpochReport) -> Saved:
+    """Write the checkpoint that a report of the training asks for; arguments as of `save`."""
+    if isinstance(report, EpochReport):
+        return save(run, state, config, report.metrics, report.records)
+    return save(run, state, config, {})
+
+
+def _plain(record: ObjectRecord) -> dict[str, Any]:
+    return ValidatedObject(record.name, record.image_id, record.ious)._asdict()
+
+
+def validated_objects(checkpoint: UPath) -> list[ValidatedObject]:
+    """Return what the validation of a checkpoint found of each object, in the order of their names.
+
+    Raises:
+        CheckpointError: there was none, or it did not keep its objects.
+    """
+    try:
+        found = json.loads(fetch(checkpoint / VALIDATION))
+    except FileNotFoundError:
+        raise CheckpointError(f"{checkpoint}: no {VALIDATION}, so no figures of each object") from None
+    return sorted(ValidatedObject(each["name"], each["image_id"], tuple(each["ious"])) for each in found)
 
 
 def adopt(run: UPath, checkpoint: UPath) -> None:

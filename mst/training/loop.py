@@ -56,6 +56,8 @@ class EpochReport(NamedTuple):
     epoch: int
     metrics: dict[str, float]
     summary: Summary
+    records: Sequence[ObjectRecord]
+    """Of all objects, in an order that depends on the number of workers."""
     is_checkpoint: bool = True
 
 
@@ -230,12 +232,13 @@ def _complain(
 
 def _validate(state: TrainingState, samples: SampleSet, config: Config, shard: Shard) -> EpochReport:
     try:
-        summary = validate(state, samples, config, shard)
+        records = validate(state, samples, config, shard)
     except PredictionError as error:
         raise TrainingError(
             f"validation after step {state.step}: {error}. Go on from an earlier checkpoint with a lower "
             "optim.lr, or with optim.clip_norm"
         ) from None
+    summary = summarize(records, config.train.val_clicks)
     score = validation_score(summary, config)
     is_better = state.best_score is None or score > state.best_score
     state.best_score, state.stale = (score, 0) if is_better else (state.best_score, state.stale + 1)
@@ -243,10 +246,10 @@ def _validate(state: TrainingState, samples: SampleSet, config: Config, shard: S
     metrics = {f"val_{name}": value for name, value in summary.metrics().items()}
     epochs = state.step // config.train.steps_per_epoch
     metrics |= {"val_score": score, "skipped_samples": float(state.skipped_samples), "epoch": float(epochs)}
-    return EpochReport(epochs - 1, metrics, summary)
+    return EpochReport(epochs - 1, metrics, summary, records)
 
 
-def validate(state: TrainingState, samples: SampleSet, config: Config, shard: Shard) -> Summary:
+def validate(state: TrainingState, samples: SampleSet, config: Config, shard: Shard) -> list[ObjectRecord]:
     """Evaluate the state's weights by the click protocol, each worker on its share of the objects."""
     model = copy.deepcopy(state.model)
     model.load_state_dict(state.weights())
@@ -254,7 +257,7 @@ def validate(state: TrainingState, samples: SampleSet, config: Config, shard: Sh
     at_once = _OBJECTS_AT_ONCE if model.mean.is_cuda else 1
     found = evaluate_batched(model, mine, config.eval, config.train.val_clicks, batch_size=at_once)
     everyone: list[list[ObjectRecord]] = gather(found.records, shard)
-    return summarize([record for each in everyone for record in each], config.train.val_clicks)
+    return [record for each in everyone for record in each]
 
 
 def validation_share(samples: SampleSet, config: Config, shard: Shard) -> SampleSet:

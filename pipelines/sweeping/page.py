@@ -8,7 +8,9 @@ from upath import UPath
 from pipelines.sweeping.budget import spent
 from pipelines.sweeping.charts import CHARTS, as_png, as_svg, pareto_objectives
 from pipelines.sweeping.plan import Plan
+from pipelines.sweeping.points import Point, points
 from pipelines.sweeping.record import TrialRecord, pareto_set, rank
+from pipelines.sweeping.table import point_cells
 
 _CSS = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #28323c;
@@ -49,12 +51,13 @@ def write_page(plan: Plan, trials: Sequence[TrialRecord], folder: UPath) -> list
         folder: of the sweep.
     """
     page, picture = folder / "sweep.html", folder / "sweep.png"
-    page.write_text(_page(plan, trials, folder.name))
+    page.write_text(_page(plan, trials, folder))
     picture.write_bytes(as_png(plan, trials, f"{folder.name}: {_facts(plan, trials)}"))
     return [page, picture]
 
 
-def _page(plan: Plan, trials: Sequence[TrialRecord], name: str) -> str:
+def _page(plan: Plan, trials: Sequence[TrialRecord], folder: UPath) -> str:
+    name = folder.name
     charts = "\n".join(
         f"<section><h2>{title}</h2>{as_svg(chart, size, plan, trials)}</section>"
         for title, (chart, size) in CHARTS.items()
@@ -64,12 +67,26 @@ def _page(plan: Plan, trials: Sequence[TrialRecord], name: str) -> str:
 <title>{html.escape(name)}</title><style>{_CSS}</style>
 <h1>{html.escape(name)}</h1><p class="facts">{html.escape(_facts(plan, trials))}</p>
 <div class="charts">{charts}</div>
+{_points(plan, points(plan, trials, folder)) if plan.seeds > 1 else ""}
 {_table(plan, trials)}
 <p class="facts">◆ no other trial is better in {" or ".join(each.label for each in pareto_objectives(plan))}
 without being worse in the other. Each trial counts with its best validation.
 Point at a row to find its lines.</p>
 <script>{_SCRIPT}</script></html>
 """
+
+
+def _points(plan: Plan, ranked: Sequence[Point]) -> str:
+    """A table of points, whose means over seeds are what was sought."""
+    titles = [f"mean {plan.primary.label}", "95 %, over images", "each seed", *plan.space]
+    head = "".join(f"<th>{html.escape(name.rpartition('.')[2])}</th>" for name in titles)
+    rows = []
+    for point in ranked:
+        settings = point.trials[0].settings
+        cells = [*point_cells(point), *(_text(settings[name]) for name in plan.space)]
+        row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        rows.append(f'<tr class="{"best" if point is ranked[0] else ""}">{row}</tr>')
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _facts(plan: Plan, trials: Sequence[TrialRecord]) -> str:

@@ -11,7 +11,7 @@ from mst.errors import ConfigError
 from mst.overrides import from_dict, override
 from mst.training.resume import is_fixed
 from pipelines.cluster import Resources
-from pipelines.sweeping.space import Space
+from pipelines.sweeping.space import Settings, Space
 
 SEARCHES = ("tpe", "random", "grid")
 SCHEDULERS = ("asha", "median", "pbt", "none")
@@ -58,7 +58,7 @@ class Plan:
     """That the trials vary; its paths absolute."""
     space: Space
     trials: int
-    """How many."""
+    """How many, or how many points where each is trained by several seeds."""
     resources: Resources = field(default_factory=Resources)
     """Of each trial."""
     objectives: tuple[str, ...] = ("noc90",)
@@ -67,6 +67,8 @@ class Plan:
     scheduler: str = "asha"
     grace_epochs: int = 1
     """Epochs that each trial gets before it can be stopped, or take over another's weights."""
+    seeds: int = 1
+    """Trainings of each point, one after the other, with seeds from the config's on."""
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
@@ -79,6 +81,11 @@ class Plan:
             raise ConfigError(
                 f"{self.scheduler} compares trials by one figure, and would stop those that are good at "
                 "another; with several objectives give --scheduler none"
+            )
+        if self.seeds > 1 and self.scheduler != "none":
+            raise ConfigError(
+                f"{self.scheduler} stops trials, and a mean over {self.seeds} seeds needs all of them; "
+                "give --scheduler none"
             )
         if self.scheduler == "pbt" and (self.trials < 2 or self.search == "grid"):
             raise ConfigError("pbt needs a population: at least 2 trials, by --search random or tpe")
@@ -93,6 +100,15 @@ class Plan:
     def primary(self) -> Objective:
         """The first objective."""
         return OBJECTIVES[self.objectives[0]]
+
+    @property
+    def runs(self) -> int:
+        """Trainings of the whole sweep."""
+        return self.trials * self.seeds
+
+    def config_of(self, number: int, settings: Settings) -> Config:
+        """Return what a trial trains: its settings, and the seed that is its turn."""
+        return override(self.config, {**settings, "seed": self.config.seed + number % self.seeds})
 
     @property
     def is_timed(self) -> bool:

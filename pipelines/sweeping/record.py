@@ -93,6 +93,11 @@ def trial_name(number: int) -> str:
     return f"trial_{number:03d}"
 
 
+def trial_number(name: str) -> int:
+    """Return the number of the trial of this name."""
+    return int(name.rpartition("_")[2])
+
+
 class Record:
     """The journal of a sweep, and what proposes its next trial from it.
 
@@ -117,10 +122,14 @@ class Record:
         self._handles: dict[int, optuna.Trial] = {}
         if is_new and plan.search == "grid":
             for point in grid(plan.space)[: plan.trials]:
-                self._study.enqueue_trial(params_of(plan.space, point))
+                for _ in range(plan.seeds):
+                    self._study.enqueue_trial(params_of(plan.space, point))
 
     def propose(self) -> tuple[int, Settings]:
-        """Begin another trial; return its number and settings."""
+        """Begin another trial; return its number and settings, those of the one before for another seed."""
+        begun = self._study.get_trials(deepcopy=False)
+        if len(begun) % self._plan.seeds and begun[-1].state != TrialState.WAITING:
+            self._study.enqueue_trial(begun[-1].params)
         trial = self._study.ask(fixed_distributions=self._drawn)
         self._handles[trial.number] = trial
         return trial.number, settings_of(self._plan.space, trial.params)
@@ -273,5 +282,7 @@ def _sampler(plan: Plan, drawn: int) -> BaseSampler:
     """What draws the next point; `drawn` points are there, which a sweep that goes on must not draw again."""
     seed = plan.config.seed + drawn
     if plan.search == "tpe" and plan.scheduler != "pbt":
-        return TPESampler(seed=seed, n_startup_trials=min(_MOST_RANDOM, max(3, plan.trials // 4)))
+        return TPESampler(
+            seed=seed, n_startup_trials=plan.seeds * min(_MOST_RANDOM, max(3, plan.trials // 4))
+        )
     return RandomSampler(seed=seed)

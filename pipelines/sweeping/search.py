@@ -42,7 +42,7 @@ class Proposals(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
     @property
     def total_samples(self) -> int:
         """Trials of the whole sweep."""
-        return self._plan.trials
+        return self._plan.runs
 
     def add_configurations(self, experiments: Any) -> None:
         """Take what is common to all trials."""
@@ -73,7 +73,7 @@ class Proposals(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
 
     def is_finished(self) -> bool:
         """Whether there is nothing left to propose."""
-        nothing_left = not self._interrupted and self._begun >= self._plan.trials
+        nothing_left = not self._interrupted and self._begun >= self._plan.runs
         return bool(self._finished) or nothing_left
 
     def _trial(self, number: int, proposal: dict[str, Any]) -> Trial:

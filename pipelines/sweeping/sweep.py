@@ -21,7 +21,7 @@ from mst.overrides import override
 from pipelines.sweeping.budget import Budget, Limits
 from pipelines.sweeping.counting import counted
 from pipelines.sweeping.plan import Plan
-from pipelines.sweeping.record import Record, Result, Takeover, TrialRecord
+from pipelines.sweeping.record import Record, Result, Takeover, TrialRecord, trial_number
 from pipelines.sweeping.schedulers import replay, scheduler
 from pipelines.sweeping.search import TOLD, Proposals
 from pipelines.sweeping.table import SweepView
@@ -165,7 +165,7 @@ class Recorder(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial was validated."""
-        number = _number(trial)
+        number = trial_number(trial.trial_id)
         if TAKEOVER in result:
             settings = {name: value for name, value in trial.config.items() if name != TOLD}
             self._record.take_over(number, Takeover(*result[TAKEOVER]), settings)
@@ -183,7 +183,7 @@ class Recorder(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial has ended by itself, or was stopped."""
-        self._record.end(_number(trial))
+        self._record.end(trial_number(trial.trial_id))
         self._view.show(self._record.trials())
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -191,12 +191,12 @@ class Recorder(Callback):
         error = _cause(_error(trial))
         reason = _reason(error)
         if self._is_tried_again and not isinstance(error, LASTING):
-            self.lost.add(_number(trial))
+            self.lost.add(trial_number(trial.trial_id))
             self._view.note(f"{trial.trial_id}: will be tried again: {reason}")
             return
         is_of_settings = isinstance(error, ConfigError | TrainingError)
-        self._record.fail(_number(trial), reason, is_of_settings=is_of_settings)
-        self._view.show(self._record.trials(), failed=_number(trial))
+        self._record.fail(trial_number(trial.trial_id), reason, is_of_settings=is_of_settings)
+        self._view.show(self._record.trials(), failed=trial_number(trial.trial_id))
 
     def on_infeasible(self, trial: TrialRecord) -> None:
         """A proposal was refused before it was begun."""
@@ -225,7 +225,3 @@ def _reason(error: BaseException | None) -> str:
         return "its process died; was the machine out of memory?"
     lines = str(error or "").strip().splitlines()
     return lines[-1] if lines else f"{type(error).__name__}, see Ray's logs"
-
-
-def _number(trial: Trial) -> int:
-    return int(trial.trial_id.rpartition("_")[2])

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.sweeping.plan import Objective, Plan
+from pipelines.sweeping.points import Point
 from pipelines.sweeping.record import TrialRecord, rank
 from pipelines.sweeping.space import Settings
 
@@ -79,7 +80,7 @@ class SweepView:
     def _summary(self, trials: Sequence[TrialRecord]) -> Text:
         ended = sum(each.state != "running" for each in trials)
         parts = [
-            f"{ended}/{self._plan.trials} trials",
+            f"{ended}/{self._plan.runs} trials",
             f"{_clock(time.monotonic() - self._start)} so far",
         ]
         left = seconds_left(self._plan, trials, self._concurrent)
@@ -125,6 +126,26 @@ def trials_table(plan: Plan, trials: Sequence[TrialRecord], ranked_among: Sequen
     return table
 
 
+def points_table(plan: Plan, points: Sequence[Point]) -> Table:
+    """Return a table of points: the mean over the seeds, its interval over images, and each seed's figure."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in plan.space:
+        table.add_column(name.rpartition(".")[2], justify="right", overflow="fold")
+    for title in (f"mean {plan.primary.label}", "95 %", "seeds"):
+        table.add_column(title, no_wrap=True)
+    for point in points:
+        settings = (_text(point.trials[0].settings.get(name)) for name in plan.space)
+        style = "bold green" if point is points[0] else ""
+        table.add_row(*settings, *point_cells(point), style=style)
+    return table
+
+
+def point_cells(point: Point) -> tuple[str, str, str]:
+    """Return a point's mean, interval and values as text."""
+    interval = point.interval and f"[{point.interval.low:.3f}, {point.interval.high:.3f}]"
+    return f"{point.mean:.3f}", interval or "", "  ".join(f"{each:.3f}" for each in point.values)
+
+
 def sparkline(trial: TrialRecord, objective: Objective) -> str:
     """Draw a trial's curve in characters: higher is better."""
     values = [each.metrics[objective.metric] for each in trial.results]
@@ -148,7 +169,7 @@ def seconds_left(plan: Plan, trials: Sequence[TrialRecord], concurrent: int) -> 
     each_validation = sum(each.seconds for each in results) / len(results)
     per_epoch = each_validation / plan.config.train.validate_every
     epochs = sum(plan.epochs - each.epochs for each in trials if each.state == "running")
-    epochs += plan.epochs * max(0, plan.trials - len(trials))
+    epochs += plan.epochs * max(0, plan.runs - len(trials))
     return per_epoch * epochs / max(1, concurrent)
 
 

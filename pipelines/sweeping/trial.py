@@ -20,10 +20,9 @@ from ray.util.queue import Queue
 from upath import UPath
 
 from mst.errors import CheckpointError
-from mst.overrides import override
 from mst.training.checkpoints import adopt, newest, saved
 from pipelines.sweeping.plan import Plan
-from pipelines.sweeping.record import Takeover
+from pipelines.sweeping.record import Takeover, trial_number
 from pipelines.sweeping.search import TOLD
 from pipelines.training.callbacks import Forward
 from pipelines.training.driver import train_driver
@@ -53,8 +52,9 @@ def run_trial(proposal: dict[str, Any], plan: Plan, folder: UPath, parent: Track
         parent: the sweep's MLflow run.
     """
     told = proposal[TOLD]
-    config = override(plan.config, {name: value for name, value in proposal.items() if name != TOLD})
-    run = folder / tune.get_context().get_trial_id()
+    name = tune.get_context().get_trial_id()
+    settings = {name: value for name, value in proposal.items() if name != TOLD}
+    config, run = plan.config_of(trial_number(name), settings), folder / name
     is_population = plan.scheduler == "pbt"
     takeover: Takeover | None = None
     if given := tune.get_checkpoint():

@@ -45,7 +45,7 @@ def train_on(
         board: told of the progress.
     """
     run = folder / f"{trial.name}_full"
-    config = override(plan.config, {**trial.settings, "train.epochs": epochs})
+    config = override(plan.config_of(trial.number, trial.settings), {"train.epochs": epochs})
     if newest(run) is None:
         if config.optim.schedule == "cosine" and epochs != plan.epochs:
             print(f"{run.name}: trained anew, as its learning rate falls over all {epochs} epochs")

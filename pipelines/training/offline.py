@@ -29,7 +29,7 @@ from mst.data.sampling.sampler import Shard
 from mst.data.sampling.training_set import TrainingSet
 from mst.data.sources import SampleSet
 from mst.errors import CheckpointError, DataError
-from mst.evaluation import Summary
+from mst.evaluation import Summary, summarize
 from mst.model.flops import peak_flops
 from mst.overrides import override
 from mst.training import EpochReport, StepReport, TrainingState, fit
@@ -144,7 +144,7 @@ def train(config: Config, device: torch.device, seconds: float, out: Path, train
             print(json.dumps({"step": report.step, **report.metrics}), file=curve, flush=True)
             is_over = time.monotonic() - begun > seconds
             if is_over or time.monotonic() - saved > _SAVE_EVERY:
-                found = validate(state, samples, config, Shard())
+                found = summarize(validate(state, samples, config, Shard()), config.train.val_clicks)
                 best = _keep_better(found, best, state, config, trained, out)
                 saved = time.monotonic()
             if is_over:

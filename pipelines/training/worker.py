@@ -12,7 +12,7 @@ from upath import UPath
 from mst.config import Config
 from mst.data.sampling.sampler import Shard
 from mst.training import EpochReport, fit, gather, validation_share
-from mst.training.checkpoints import newest, remove_unfinished, save
+from mst.training.checkpoints import newest, remove_unfinished, save_report
 from mst.training.resume import read_data, start
 from pipelines.training.reporting import Leader
 from pipelines.training.tracking import TrackedRun
@@ -64,7 +64,7 @@ def train_share(
         if leader:
             leader.take(report, state)
             if report.is_checkpoint:
-                save(run, state, config, report.metrics if isinstance(report, EpochReport) else {})
+                save_report(run, state, config, report)
         if isinstance(report, EpochReport):
             tell(report.metrics)
 

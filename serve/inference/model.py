@@ -122,7 +122,9 @@ class ServedModel:
     def _chooses_bf16(self, settings: ServeSettings) -> bool:
         """Whether forwards run in bf16: where the device has it, and its trial is almost fp32's."""
         exact = self._tried()
-        if settings.precision == "fp32" or (settings.precision == "auto" and not has_bf16(self._model.mean.device)):
+        if settings.precision == "fp32" or (
+            settings.precision == "auto" and not has_bf16(self._model.mean.device)
+        ):
             return False
         self._bf16 = True
         difference = float(np.abs(self._tried() - exact).mean())

@@ -23,7 +23,7 @@ from mst.checkpoint import load_model, verify
 from mst.command_line import parse
 from mst.errors import ConfigError, MSTError
 from mst.overrides import override
-from mst.training.checkpoints import adopt, newest, saved
+from mst.training.checkpoints import adopt, best, config_of_run, newest, saved, validated_objects
 from pipelines.cluster import Resources
 from pipelines.promotion.promote import Request, promote
 from pipelines.registry.versions import fetch_checkpoint
@@ -32,6 +32,7 @@ from pipelines.sweeping.budget import Limits
 from pipelines.sweeping.counting import counted
 from pipelines.sweeping.page import write_page
 from pipelines.sweeping.plan import planned
+from pipelines.sweeping.points import points
 from pipelines.sweeping.record import Record, TrialRecord, alone, rank
 from pipelines.sweeping.sweep import explore, sweep
 from pipelines.sweeping.table import SweepView
@@ -97,25 +98,39 @@ def test_a_sweep_ranks_its_trials_and_names_what_failed(cluster, registry, confi
     assert "Lower optim.lr" in trials[2].failure
     constraints = [each.constraints for each in Record(plan, folder)._study.trials]
     assert constraints == [{}, {}] + [{"infeasible": 1.0}] * 4  # TPE would avoid the like
-    best, other = rank(trials, plan.primary)
-    assert best.best(plan.primary).metrics["val_iou"] >= other.best(plan.primary).metrics["val_iou"]
-    assert {best.state, other.state} <= {"finished", "stopped"}
-    model, stored = load_model(Path(str(newest(folder / best.name).path)))
-    assert stored.optim.lr == best.settings["optim.lr"]
+    leader, other = rank(trials, plan.primary)
+    assert leader.best(plan.primary).metrics["val_iou"] >= other.best(plan.primary).metrics["val_iou"]
+    assert {leader.state, other.state} <= {"finished", "stopped"}
+    model, stored = load_model(Path(str(newest(folder / leader.name).path)))
+    assert stored.optim.lr == leader.settings["optim.lr"]
     assert model.config == stored.model
     assert not (folder / ".ray").exists()
 
     runs = children(registry, folder)
     assert set(runs) == {each.name for each in trials[:3]}
-    assert {runs[each.name].info.status for each in (best, other)} <= {"FINISHED", "KILLED"}
+    assert {runs[each.name].info.status for each in (leader, other)} <= {"FINISHED", "KILLED"}
     assert runs["trial_002"].info.status == "FAILED"
     request = Request(keep=Path(str(folder / "kept")), seen_data=True, force="a test")
-    _, outcome = promote(registry, folder / best.name, request)
+    _, outcome = promote(registry, folder / leader.name, request)
     assert outcome == ("1", True)  # also where it was stopped before it could log
     fetched, _ = load_model(fetch_checkpoint(registry, "models:/mst@champion", Path(str(folder / "fetched"))))
     assert fetched.config == stored.model
     write_page(plan, trials, folder)
     assert all_cores_are_free()
+
+
+def test_a_point_has_the_mean_of_its_seeds_and_an_interval_over_images(cluster, registry, config, folder):
+    space = {"optim.lr": {"choice": (1e-3,)}}
+    plan = planned(config, space, 1, search="grid", scheduler="none", seeds=2)
+    trials = swept(plan, folder, registry)
+    stored = [config_of_run(best(folder / each.name).path) for each in trials]
+    assert [each.seed for each in stored] == [config.seed, config.seed + 1]
+    (point,) = points(plan, trials, folder)
+    assert len(set(point.values)) == 2
+    assert point.interval.low < point.mean < point.interval.high
+    objects = [validated_objects(best(folder / each.name).path) for each in trials]
+    assert len(objects[0]) == config.train.val_objects
+    assert [each.name for each in objects[0]] == [each.name for each in objects[1]]
 
 
 def test_a_sweep_without_a_good_trial_says_why(cluster, registry, config, scenes, folder, tmp_path):

@@ -18,6 +18,7 @@ from pipelines.sweeping.charts import importances
 from pipelines.sweeping.counting import counted
 from pipelines.sweeping.page import write_page
 from pipelines.sweeping.plan import OBJECTIVES, keep, planned, read
+from pipelines.sweeping.points import points
 from pipelines.sweeping.record import Record, Result, Takeover, pareto_set, rank
 from pipelines.sweeping.schedulers import replay, scheduler
 from pipelines.sweeping.search import Proposals
@@ -76,6 +77,7 @@ def test_a_plan_is_kept_and_read(folder):
         ({"objectives": ["ms_per_click"]}, "first objective chooses checkpoints"),
         ({"objectives": ["iou", "ms_per_click"], "scheduler": "asha"}, "give --scheduler none"),
         ({"scheduler": "pbt", "trials": 1, "space": {}}, "pbt needs a population"),
+        ({"seeds": 3, "scheduler": "asha"}, "a mean over 3 seeds needs all of them; give --scheduler none"),
     ],
 )
 def test_what_does_not_go_together_is_refused(asked, message):
@@ -91,6 +93,42 @@ def test_pbt_changes_only_what_can_change():
 def test_the_first_objective_chooses_checkpoints():
     assert plan_of(objectives=["noc85"]).config.train.choose_by == "noc85"
     assert plan_of().objectives == ("iou",)
+
+
+@pytest.mark.parametrize("search", ["tpe", "grid"])
+def test_each_point_is_proposed_for_each_seed(folder, search):
+    space = {"model.k_ratio": SPACE["model.k_ratio"], "loss.alpha": {"choice": (0.1, 0.9)}}
+    plan = plan_of(trials=4, seeds=3, scheduler="none", space=space, search=search)
+    keep(plan, folder)
+    assert (read(folder).seeds, plan.runs) == (3, 12)
+    proposed = []
+    for _ in range(12):  # each time another process, as after a kill
+        record = Record(plan, folder)
+        number, settings = record.propose()
+        record.add(number, Result(4, metrics(0.1), 1.0))
+        record.end(number)
+        proposed.append(settings)
+        config = plan.config_of(number, settings)
+        assert config.seed == plan.config.seed + number % 3
+        assert config.loss.alpha == settings["loss.alpha"]
+    assert [proposed[3 * (number // 3)] for number in range(12)] == proposed
+    assert len({str(each) for each in proposed}) > 1
+
+
+def test_points_are_ranked_by_the_mean_of_their_seeds_and_whole_ones_come_first(folder):
+    plan = plan_of(trials=3, seeds=2, scheduler="none")
+    record = Record(plan, folder)
+    for iou in (0.9, 0.1, 0.6, 0.6, 0.99):
+        number, _ = record.propose()
+        record.add(number, Result(4, metrics(iou), 1.0))
+        record.end(number)
+    ranked = points(plan, record.trials(), folder)
+    assert [[trial.number for trial in each.trials] for each in ranked] == [[2, 3], [0, 1], [4]]
+    assert [each.mean for each in ranked] == pytest.approx([0.6, 0.5, 0.99])
+    assert ranked[1].values == (0.9, 0.1)
+    assert ranked[0].interval is None  # no checkpoint tells of objects
+    write_page(plan, record.trials(), folder)
+    assert "each seed" in (folder / "sweep.html").read_text()
 
 
 def test_a_record_goes_on_in_another_process(folder):

@@ -1,6 +1,6 @@
 """What a network knows of an image before any click on it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,49 +35,45 @@ class Encoded(NamedTuple):
     likeness: Tensor | None = None
     """(B, L, C), the tokens by which `ClickContext` compares; only where no block follows the clicks."""
 
-    def tensors(self) -> list[Tensor | None]:
-        """Return what differs from image to image, in the order that `with_tensors` takes."""
-        base = None if self.base is None else self.base.tokens
-        return [self.pixels, base, self.detail, self.likeness, *(scale.tokens for scale in self.scales)]
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what differs from image to image by name, as `with_tensors` takes it."""
+        mine = {
+            "pixels": self.pixels,
+            "base": None if self.base is None else self.base.tokens,
+            **{f"scale_{each.patch_size}": each.tokens for each in self.scales},
+            "detail": self.detail,
+            "likeness": self.likeness,
+        }
+        return {name: tensor for name, tensor in mine.items() if tensor is not None}
 
-    def with_tensors(self, tensors: Sequence[Tensor | None]) -> "Encoded":
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Encoded":
         """Return the same of other images of this size."""
-        pixels, base, detail, likeness, *tokens = tensors
         return Encoded(
             self.size,
-            pixels,
-            None if self.base is None or base is None else self.base._replace(tokens=base),
-            tuple(
-                scale._replace(tokens=each)
-                for scale, each in zip(self.scales, tokens, strict=True)
-                if each is not None
-            ),
-            detail,
-            likeness,
+            tensors.get("pixels"),
+            None if self.base is None else self.base._replace(tokens=tensors["base"]),
+            tuple(each._replace(tokens=tensors[f"scale_{each.patch_size}"]) for each in self.scales),
+            tensors.get("detail"),
+            tensors.get("likeness"),
         )
 
     def split(self) -> list["Encoded"]:
         """Return each image on its own, without holding the others' memory."""
         whole = self.tensors()
-        number = next(each.shape[0] for each in whole if each is not None)
+        number = next(iter(whole.values())).shape[0]
         return [
-            self.with_tensors([None if each is None else each[at : at + 1].clone() for each in whole])
+            self.with_tensors({name: each[at : at + 1].clone() for name, each in whole.items()})
             for at in range(number)
         ]
 
     def nbytes(self) -> int:
         """Bytes of what differs from image to image."""
-        return sum(each.nbytes for each in self.tensors() if each is not None)
+        return sum(each.nbytes for each in self.tensors().values())
 
 
 def join(images: Sequence[Encoded]) -> Encoded:
     """Return encoded images of one size as one batch, in their order."""
     if len(images) == 1:
         return images[0]
-    columns = zip(*(each.tensors() for each in images), strict=True)
-    return images[0].with_tensors(
-        [
-            torch.cat(there) if (there := [each for each in column if each is not None]) else None
-            for column in columns
-        ]
-    )
+    each = [image.tensors() for image in images]
+    return images[0].with_tensors({name: torch.cat([one[name] for one in each]) for name in each[0]})

@@ -1,6 +1,7 @@
 """MST, the whole network: image, clicks and previous mask to logits."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from mst.model.fusion import FusionStage, StageTrace
 from mst.model.head import MLPHead
 from mst.model.narrowing import Narrowing
 from mst.model.neck import SimpleFPN
-from mst.model.patch_embed import COORD_CHANNELS, IMAGE_CHANNELS, PatchEmbed, PositionEmbed, Scale
+from mst.model.patch_embed import COORD_CHANNELS, IMAGE_CHANNELS, PatchEmbed, PositionEmbed, Scale, unsettle
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -161,6 +162,32 @@ class MST(nn.Module):
         """
         encoded = image if isinstance(image, Encoded) else self.encode(image)
         return self.click(encoded, clicks, prev_mask, full_size=full_size)
+
+    def settle(self, sides: Sequence[int]) -> None:
+        """Resize kernels and positions once for all forwards, until weights are loaded or training begins.
+
+        Args:
+            sides: of square images in pixels; others are accepted too, and cost what they did.
+        """
+        self.patch_embed.settle(of_image=self.config.click_entry > 0)
+        for side in sides:
+            for size in (self.config.patch_size, *self.config.patch_sizes):
+                self.pos_embed.settle((side // size, side // size))
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation, as every module."""
+        if mode:
+            self._unsettle()
+        return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        """Load weights, as every module."""
+        self._unsettle()
+        return super().load_state_dict(*args, **options)
+
+    def _unsettle(self) -> None:
+        unsettle(self.patch_embed)
+        unsettle(self.pos_embed)
 
     def features(self, image: Tensor) -> Features:
         """Run the encoder, the blocks before which no click enters, on images (B, 3, H, W) in [0, 1]."""

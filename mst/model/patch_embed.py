@@ -73,7 +73,7 @@ class PatchEmbed(nn.Module):
         self, embed_dim: int, patch_size: int, other_sizes: Sequence[int], coords_dim: int | None = None
     ) -> None:
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self.other_sizes = patch_size, tuple(other_sizes)
         self.proj = nn.Conv2d(IMAGE_CHANNELS, embed_dim, patch_size, patch_size)
         self.coords = nn.Conv2d(COORD_CHANNELS, coords_dim or embed_dim, patch_size, patch_size)
         for size in other_sizes:
@@ -100,6 +100,23 @@ class PatchEmbed(nn.Module):
         assert self.coords.bias is not None
         return self._project(maps, self.patch_size, self.coords.weight, self.coords.bias)
 
+    @torch.no_grad()
+    def settle(self, *, of_image: bool) -> None:
+        """Resize kernels once for all forwards; `unsettle` forgets them.
+
+        Args:
+            of_image: whether images are embedded without their maps.
+        """
+        kernel = self.proj.weight
+        if not of_image:
+            kernel = torch.cat([kernel, self.coords.weight], 1)
+        for size in self.other_sizes:
+            if size < self.patch_size:
+                self.register_buffer(f"settled_{size}", self._resized(kernel, size), persistent=False)
+
+    def _resized(self, kernel: Tensor, patch_size: int) -> Tensor:
+        return kernel.flatten(2) @ self.get_buffer(f"resize_{patch_size}").mT
+
     def _project(self, pixels: Tensor, patch_size: int, kernel: Tensor, bias: Tensor) -> Tensor:
         """Project patches.
 
@@ -114,7 +131,8 @@ class PatchEmbed(nn.Module):
         if patch_size > self.patch_size:
             patches = patches @ self.get_buffer(f"resize_{patch_size}")
         if patch_size < self.patch_size:
-            kernel = kernel.flatten(2) @ self.get_buffer(f"resize_{patch_size}").mT
+            settled = getattr(self, f"settled_{patch_size}", None)
+            kernel = self._resized(kernel, patch_size) if settled is None else settled
         # Not a convolution: oneDNN 3.12's in bf16 is wrong on CPUs with AMX (six channels, kernels from 16).
         return F.linear(patches.flatten(2), kernel.flatten(1), bias)
 
@@ -141,4 +159,18 @@ class PositionEmbed(nn.Module):
 
     def forward(self, grid: Grid) -> Tensor:
         """Return the positions of a grid, (1, rows * cols, C)."""
+        settled: Tensor | None = getattr(self, f"settled_{grid[0]}_{grid[1]}", None)
+        if settled is not None:
+            return settled
         return resize_positions(self.grid, grid).flatten(2).transpose(1, 2)
+
+    @torch.no_grad()
+    def settle(self, grid: Grid) -> None:
+        """Resize the positions of a grid once for all forwards; `unsettle` forgets them."""
+        self.register_buffer(f"settled_{grid[0]}_{grid[1]}", self(grid).clone(), persistent=False)
+
+
+def unsettle(module: nn.Module) -> None:
+    """Forget what was resized once, in a module whose weights may change from now on."""
+    for name in [each for each in module._buffers if each.startswith("settled_")]:
+        delattr(module, name)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,10 +26,20 @@ class Encodings:
     Args:
         model: in evaluation mode; its weights stay as they are.
         max_bytes: of tensors that are kept; the crops of one call are kept in any case.
+        encode: in place of `model.encode`, another runtime's.
+        at_once: crops that are encoded together; None for all that one call asks for. With 1, what is known
+            of a crop depends on that crop alone, to the last bit.
     """
 
-    def __init__(self, model: MST, max_bytes: int = MAX_BYTES) -> None:
-        self._model, self._max_bytes = model, max_bytes
+    def __init__(
+        self,
+        model: MST,
+        max_bytes: int = MAX_BYTES,
+        encode: Callable[[Tensor], Encoded] | None = None,
+        at_once: int | None = None,
+    ) -> None:
+        self._encode, self._device = encode or model.encode, model.mean.device
+        self._max_bytes, self._at_once = max_bytes, at_once
         self._known: OrderedDict[bytes, Encoded] = OrderedDict()
         self.nbytes = 0
         """Of all that is kept."""
@@ -41,8 +51,7 @@ class Encodings:
         keys = [_key(each) for each in crops]
         missing = {key: crop for key, crop in zip(keys, crops, strict=True) if key not in self._known}
         if missing:
-            batch = self._model.encode(as_tensor(np.stack(list(missing.values())), self._model.mean.device))
-            for key, one in zip(missing, batch.split(), strict=True):
+            for key, one in zip(missing, self._encoded(list(missing.values())), strict=True):
                 self._known[key] = one
                 self.nbytes += one.nbytes()
             self.encoded += len(missing)
@@ -53,6 +62,12 @@ class Encodings:
             _, dropped = self._known.popitem(last=False)
             self.nbytes -= dropped.nbytes()
         return found
+
+    def _encoded(self, crops: Sequence[RGB]) -> Iterator[Encoded]:
+        step = self._at_once or len(crops)
+        for first in range(0, len(crops), step):
+            batch = as_tensor(np.stack(crops[first : first + step]), self._device)
+            yield from self._encode(batch).split()
 
 
 def as_tensor(images: NDArray[np.uint8], device: torch.device) -> Tensor:

@@ -33,6 +33,11 @@ class ServeSettings(BaseModel):
     """Most versions in a model replica: the served one, the previous one, and those of other aliases."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward pass: fp32, bf16, or auto (bf16 if the device has it and a trial is exact)."""
+    encoder: Literal["auto", "torch", "openvino"] = "auto"
+    """What encodes images for a model whose clicks enter late: torch, openvino (on CPUs), or auto (openvino
+    if it is installed and the CPU has bf16). OpenVINO must be exact on a trial."""
+    encoding_bytes: int = Field(default=256 * 2**20, ge=1)
+    """Bytes of memory that each model in a replica uses for encoded images."""
     compile: bool = False
     """Compile the model (torch.compile): it is ready minutes later, and each forward pass is faster."""
     root_path: Annotated[str, Field(pattern=r"^(/[\w.~-]+)*$")] = ""

@@ -17,10 +17,12 @@ from mst.checkpoint import load_model
 from mst.clicks import Click
 from mst.config import EvalConfig
 from mst.devices import has_bf16
+from mst.encodings import Encodings
 from mst.errors import CheckpointError, MSTError
 from mst.model import MST
 from mst.model.fusion import StageTrace
 from mst.predictor import Crop, outputs, to_probabilities
+from serve.inference.encoder import choose_encoder
 from serve.inference.registry import fetch_model
 from serve.settings import ServeSettings
 from serve.wire.models import ModelInfo
@@ -85,9 +87,9 @@ class ServedModel:
                 model, config = load_model(checkpoint)
             self.description = Description(info, config.model.image_size, config.eval)
             self._model = model.eval().to("cuda" if settings.gpus_per_replica else "cpu")
-            self._bf16 = self._chooses_bf16(settings)
-            if self._bf16:
-                _hold_bf16(self._model)
+            side = self.description.image_size
+            self._sides = (*self.description.eval.smaller_sides(side), side)
+            self._prepare(settings)
             self._warm_up(settings.compile)
         except MSTError:
             raise
@@ -111,11 +113,22 @@ class ServedModel:
             for number in range(len(crops))
         ]
 
+    def _prepare(self, settings: ServeSettings) -> None:
+        """Choose precision and encoder, by trials."""
+        self._model.settle(self._sides)
+        self._encodings = Encodings(self._model)
+        self._bf16 = self._chooses_bf16(settings)
+        encode = choose_encoder(self._model, self._sides, settings)
+        # One crop after the other: what is known of one depends on no other, to the last bit.
+        self._encodings = Encodings(self._model, settings.encoding_bytes, encode, at_once=1)
+        if self._bf16:
+            _hold_bf16(self._model)
+
     @torch.inference_mode()
     def _run(self, crops: Sequence[Crop], slots: int) -> tuple[NDArray[np.float32], list[list[Selected]]]:
         device = self._model.mean.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._bf16):
-            output = outputs(self._model, crops, slots)
+            output = outputs(self._model, crops, slots, self._encodings)
         selected = [_selected(stage) for stage in output.stages]
         return output.logits[:, 0].float().cpu().numpy(), selected
 
@@ -126,7 +139,7 @@ class ServedModel:
             settings.precision == "auto" and not has_bf16(self._model.mean.device)
         ):
             return False
-        self._bf16 = True
+        self._bf16, self._encodings = True, Encodings(self._model)
         difference = float(np.abs(self._tried() - exact).mean())
         return settings.precision == "bf16" or difference <= _CLOSE
 
@@ -134,9 +147,7 @@ class ServedModel:
         """Run each shape once: the first forward of a shape is slow, and none is left for a user."""
         if compiled:
             self._model.compile(dynamic=False)
-        side = self.description.image_size
-        sides = (*self.description.eval.smaller_sides(side), side)
-        for side, size in product(sides, self._sizes):
+        for side, size in product(self._sides, self._sizes):
             for slots in SLOTS if compiled else SLOTS[:1]:
                 self._run([self._trial(side)] * size, slots)
 

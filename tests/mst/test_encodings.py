@@ -39,8 +39,9 @@ def crops(number, seed=0):
 
 
 def equal(one, other):
-    pairs = zip(one.tensors(), other.tensors(), strict=True)
-    return one.size == other.size and all(a is b is None or torch.equal(a, b) for a, b in pairs)
+    mine, theirs = one.tensors(), other.tensors()
+    is_alike = one.size == other.size and mine.keys() == theirs.keys()
+    return is_alike and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 @torch.inference_mode()
@@ -54,8 +55,7 @@ def test_a_crop_is_encoded_once_however_it_comes_again(model, passes):
     assert encodings.encoded == 3
     for batch, images in ((first, (one, two, one)), (again, (two, three, one))):
         each = model.encode(as_tensor(np.stack(images), CPU))
-        for found, expected in zip(batch.tensors(), each.tensors(), strict=True):
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(batch.tensors(), each.tensors(), atol=1e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
@@ -84,7 +84,7 @@ def test_encoded_images_are_split_and_joined_without_loss(model):
     each = batch.split()
     assert equal(join(each), batch)
     assert sum(one.nbytes() for one in each) == batch.nbytes()
-    kept = [tensor for tensor in each[0].tensors() if tensor is not None]
+    kept = each[0].tensors().values()
     assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in kept)
     paper = MST(TINY_MODEL).encode(as_tensor(np.stack(crops(2)), CPU))
     assert equal(join(paper.split()), paper)

@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
 
+from mst import encoders
 from mst.checkpoint import load_model, save_checkpoint
 from mst.clicks import Click
 from mst.config import Config
@@ -15,6 +17,7 @@ from mst.errors import CheckpointError
 from mst.model import MST
 from mst.predictor import forward, next_crop, outputs, to_probabilities
 from pipelines.cluster import free_port
+from serve.inference import encoder as encoder_module
 from serve.inference.model import SLOTS, Answer, ServedModel
 from serve.inference.registry import fetch_model, is_registered, pin
 from serve.inference.segmenter import Segmenter
@@ -45,6 +48,65 @@ def test_an_answer_does_not_depend_on_who_shares_the_batch(settings, checkpoint)
     for one, other in zip(together, reversed_, strict=True):
         np.testing.assert_array_equal(one.logits, other.logits)  # to the bit: one size of batch
     np.testing.assert_array_equal(served.answer(asked[:3])[0].logits, together[0].logits)
+
+
+@pytest.fixture
+def late(tmp_path, settings) -> ServeSettings:
+    """Settings of a model whose clicks enter after all blocks."""
+    torch.manual_seed(0)
+    model = TINY_MODEL.model_copy(
+        update={"click_entry": 2, "late_width": 64, "late_blocks": 1, "detail": True, "click_context": True}
+    )
+    save_checkpoint(tmp_path / "late", MST(model).state_dict(), Config(model=model))
+    return settings.model_copy(update={"model": str(tmp_path / "late")})
+
+
+@pytest.mark.parametrize("encoder", ["torch", "openvino"])
+def test_an_image_is_encoded_once_for_all_clicks_on_it(late, encoder):
+    served, config = ServedModel(late.model_copy(update={"encoder": encoder})), Config()
+    asked = crops(3, config.eval)
+    before = served._encodings.encoded
+    first = served.answer(asked)
+    assert served._encodings.encoded == before + 3
+    again = served.answer(asked[::-1])[::-1]
+    assert served._encodings.encoded == before + 3
+    model = load_model(Path(late.model))[0].eval()
+    for crop, one, other in zip(asked, first, again, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+        alone = ServedModel(late).answer([crop])[0] if encoder == "torch" else one
+        np.testing.assert_allclose(alone.logits, one.logits, atol=1e-5)
+        expected = outputs(model, [crop]).logits[0, 0].detach().numpy()
+        np.testing.assert_allclose(one.logits, expected, atol=1e-4)
+
+
+def test_what_is_kept_of_images_is_bounded(late):
+    served = ServedModel(late.model_copy(update={"encoding_bytes": 1}))
+    for crop in crops(3, Config().eval):
+        served.answer([crop])
+    assert len(served._encodings._known) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "spoil", "said"),
+    [
+        ("openvino", "absent", "torch encodes: OpenVINO is not installed"),
+        ("openvino", "wrong", "torch encodes: OpenVINO's encodings have a cosine of -1.0000 to torch's"),
+        ("auto", "absent", None),
+    ],
+)
+def test_where_openvino_cannot_torch_encodes_and_it_is_said_once(
+    late, monkeypatch, caplog, asked, spoil, said
+):
+    if spoil == "absent":
+        monkeypatch.setattr(encoders, "openvino", None)
+    else:
+        monkeypatch.setattr(encoder_module, "least_cosine", lambda *_: -1.0)
+    served = ServedModel(late.model_copy(update={"encoder": asked}))
+    warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert [each[: len(said)] for each in warnings] == [said] if said else warnings == []
+    expected = ServedModel(late.model_copy(update={"encoder": "torch"}))
+    (crop,) = crops(1, Config().eval)
+    np.testing.assert_array_equal(served.answer([crop])[0].logits, expected.answer([crop])[0].logits)
 
 
 def test_many_clicks_fit(settings, checkpoint):

@@ -14,7 +14,7 @@ import importlib
 import json
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,10 +22,11 @@ from rich.console import Console
 from upath import UPath
 
 import tune_spaces
-from mst.command_line import count, parse, run
+from mst.command_line import count, given, parse, run
 from mst.config import Config
 from mst.data.files import as_path
 from mst.errors import ConfigError
+from mst.overrides import override
 from mst.training.checkpoints import best
 from pipelines.cluster import connect
 from pipelines.command_line import add_resources, add_settings, config_of, resources_of
@@ -50,8 +51,13 @@ _ANEW = ("resume", "storage", "trials", *_LIMITS, *_WINNER)
 """Options that go with `--resume`."""
 
 
-def read_space(name: str, config: Config) -> Space:
-    """Return the space of `tune_spaces/NAME.py`.
+def read_space(name: str, config: Config, given_settings: Collection[str] = ()) -> tuple[Space, Config]:
+    """Return the space of `tune_spaces/NAME.py`, and the config with what all trials in it have.
+
+    Args:
+        name: of the space.
+        config: to be varied.
+        given_settings: names of those that the user chose, which stay as they are.
 
     Raises:
         ConfigError: no such space, or this config cannot be varied in it.
@@ -59,9 +65,12 @@ def read_space(name: str, config: Config) -> Space:
     known = [module.name for module in pkgutil.iter_modules(tune_spaces.__path__)]
     if name not in known:
         raise ConfigError(f"unknown search space '{name}'; known are {', '.join(known)}")
-    space: Space = importlib.import_module(f"tune_spaces.{name}").SPACE
+    module = importlib.import_module(f"tune_spaces.{name}")
+    base = getattr(module, "BASE", {})
+    config = override(config, {key: value for key, value in base.items() if key not in given_settings})
+    space: Space = module.SPACE
     check_space(space, config)
-    return space
+    return space, config
 
 
 def plan_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace, folder: UPath) -> Plan:
@@ -86,7 +95,7 @@ def plan_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace, fold
             f"{folder} is there already; go on by --resume {folder.name}, or give another --name"
         )
     config = absolute_paths(config_of(arguments))
-    space = read_space(arguments.space or "smoke", config)
+    space, config = read_space(arguments.space or "smoke", config, given(arguments))
     is_grid = arguments.search == "grid"
     trials = min(arguments.trials or sys.maxsize, len(grid(space))) if is_grid else arguments.trials or 8
     compares_more = len(arguments.objectives or ()) > 1 or arguments.seeds > 1

@@ -1,5 +1,7 @@
 """What a forward costs, and what a card could do: together, how well the card is used (MFU)."""
 
+from typing import NamedTuple
+
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -61,7 +63,16 @@ def forward_flops(model: MST, batch: int = 1, side: int | None = None) -> int:
     return sum(flops_of_parts(model, batch, side))
 
 
-def flops_of_parts(model: MST, batch: int = 1, side: int | None = None) -> tuple[int, int]:
+class PartsFlops(NamedTuple):
+    """Operations of the parts of a forward."""
+
+    encode: int
+    """What is computed once for all clicks on an image; 0 where clicks enter before the first block."""
+    click: int
+    """What each click costs."""
+
+
+def flops_of_parts(model: MST, batch: int = 1, side: int | None = None) -> PartsFlops:
     """Count the operations of an encoding, and those of a click on it; arguments as of `forward_flops`."""
     side = side or model.config.image_size
     with torch.device("meta"):
@@ -79,4 +90,4 @@ def flops_of_parts(model: MST, batch: int = 1, side: int | None = None) -> tuple
         with FlopCounterMode(display=False) as counter:
             twin.click(encoded, clicks, prev_mask)
         counts.append(int(counter.get_total_flops()))
-    return counts[0], counts[1]
+    return PartsFlops(*counts)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mst.config import Config
 from mst.data.sampling.training_set import Batch
 from mst.model import MST
-from mst.model.flops import forward_flops
+from mst.model.flops import PartsFlops, flops_of_parts
 
 
 def side_of_step(step: int, config: Config) -> int:
@@ -35,7 +35,7 @@ def reduced(batch: Batch, side: int) -> Batch:
     )
 
 
-def flops_by_side(model: MST, config: Config) -> dict[int, int]:
-    """Operations of an image's forward at each side that a step may have."""
+def flops_by_side(model: MST, config: Config) -> dict[int, PartsFlops]:
+    """Operations of an image's encoding and click at each side that a step may have."""
     sides = {config.model.image_size, *config.train.sides}
-    return {side: forward_flops(model, side=side) for side in sides}
+    return {side: flops_of_parts(model, side=side) for side in sides}

@@ -15,6 +15,7 @@ from mst.data.sampling.training_set import Batch
 from mst.losses import total_loss
 from mst.model import MST
 from mst.model.encoded import Features
+from mst.model.flops import PartsFlops
 from mst.model.mst import Output
 from mst.training.clicks import next_clicks
 from mst.training.sides import reduced, side_of_step
@@ -158,16 +159,23 @@ def iterations(step: int, config: Config) -> int:
     return int(np.random.default_rng((config.seed, step)).integers(config.clicks.max_iterations + 1))
 
 
-def flops_of_step(step: int, config: Config, forward: Mapping[int, int]) -> int:
+def flops_of_step(step: int, config: Config, parts: Mapping[int, PartsFlops]) -> int:
     """Count the operations that an image of a step costs.
 
     Args:
         step: from 0.
         config: of the experiment.
-        forward: what a forward costs at each side (`mst.training.sides.flops_by_side`). A step costs its own,
-            two for its backward, and one for each added click.
+        parts: what encoding and click cost at each side (`mst.training.sides.flops_by_side`). A backward
+            costs twice its forward. The added clicks share an encoding; an encoder that learns encodes once
+            more for the step itself, and a frozen one has no backward.
     """
-    return (3 + iterations(step, config)) * forward[side_of_step(step, config)]
+    encode, click = parts[side_of_step(step, config)]
+    added = iterations(step, config)
+    is_frozen = (
+        "encoder" in config.train.frozen and step < config.train.freeze_epochs * config.train.steps_per_epoch
+    )
+    encodings = 1 if is_frozen else 3 + min(1, added)
+    return encodings * encode + (3 + added) * click
 
 
 def _mean_iou(logits: Tensor, mask: Tensor) -> Tensor:

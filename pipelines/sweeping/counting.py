@@ -6,12 +6,12 @@ import torch
 
 from mst.config import ModelConfig
 from mst.model import MST
-from mst.model.flops import forward_flops
+from mst.model.flops import flops_of_parts
 
 
 @cache
 def counted(config: ModelConfig) -> dict[str, float]:
-    """Return a network's operations in a forward of one image, and its parameters; nothing is computed.
+    """Return a network's operations on one image, and its parameters; nothing is computed.
 
     Args:
         config: of the network.
@@ -19,4 +19,9 @@ def counted(config: ModelConfig) -> dict[str, float]:
     with torch.device("meta"):
         model = MST(config)
     parameters = sum(each.numel() for each in model.parameters())
-    return {"forward_flops": float(forward_flops(model)), "parameters": float(parameters)}
+    encode, click = flops_of_parts(model)
+    return {
+        "forward_flops": float(encode + click),
+        "click_flops": float(click),
+        "parameters": float(parameters),
+    }

@@ -14,7 +14,7 @@ from mst.data.pixels.images import RGB
 from mst.data.sampling.sampler import SampleKey, Shard
 from mst.data.sampling.training_set import Batch, TrainingSet
 from mst.model import MST
-from mst.model.flops import peak_flops
+from mst.model.flops import PartsFlops, peak_flops
 from mst.pictures import training_sheet
 from mst.training import EpochReport, StepReport, TrainingState, simulate_clicks
 from mst.training.sides import flops_by_side
@@ -49,7 +49,7 @@ class Leader:
         self._tracked, self._board, self._config = tracked, board, config
         self._training_set, self._shard = training_set, shard
         self._smoothed = Smoothed()
-        self._flops: dict[int, int] = {}
+        self._flops: dict[int, PartsFlops] = {}
 
     def note(self, text: str) -> None:
         """Show a line above the bar."""

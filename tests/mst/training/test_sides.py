@@ -1,5 +1,6 @@
 """Steps at inputs smaller than the model's own."""
 
+from collections import Counter
 from itertools import count
 
 import pytest
@@ -9,6 +10,7 @@ from mst.clicks import EMPTY_SLOT
 from mst.config import Config
 from mst.data.sampling.training_set import Batch
 from mst.errors import ConfigError
+from mst.optim import freeze
 from mst.overrides import override
 from mst.training import new_state, train_step
 from mst.training.sides import flops_by_side, reduced, side_of_step
@@ -62,7 +64,39 @@ def test_a_step_trains_at_its_side_and_costs_what_that_costs(config):
         seen.clear()
         train_step(state.model.train(), state, {0: slots}, config)
         assert seen == [side] * (1 + iterations(step, config))
-        assert flops_of_step(step, config, forward) == (2 + len(seen)) * forward[side]
+        assert flops_of_step(step, config, forward) == (2 + len(seen)) * forward[side].click
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_a_step_whose_clicks_enter_late_costs_its_encodings_and_clicks(config, is_frozen):
+    late = {"model.click_entry": config.model.dimensions.depth, "model.fusion_stages": 1}
+    frozen = {"train.frozen": "encoder", "train.freeze_epochs": 3} if is_frozen else {}
+    config = override(config, {**late, **frozen})
+    state, _ = new_state(config, torch.device("cpu"))
+    freeze(state.model, config.train.frozen if is_frozen else ())
+    ran = Counter()
+    for name in ("features", "click"):
+        run = getattr(state.model, name)
+        setattr(
+            state.model,
+            name,
+            lambda *args, name=name, run=run, **kw: (ran.update([name]), run(*args, **kw))[1],
+        )
+    parts = flops_by_side(state.model, config)
+    encode, click = parts[config.model.image_size]
+    assert min(encode, click) > 0
+    slots = 2 * config.clicks.max_clicks + config.clicks.max_iterations
+    batch = views(config.model.image_size)._replace(clicks=torch.full((2, slots, 3), float(EMPTY_SLOT)))
+    batch.clicks[:, 0] = torch.tensor([3.0, 10.0, 1.0])
+    for step in range(3 * config.train.steps_per_epoch):
+        ran.clear()
+        state.step = step
+        train_step(state.model.train(), state, {0: batch}, config)
+        learnt = 0 if is_frozen else 2 * encode  # the backward of the encoder
+        expected = ran["features"] * encode + learnt + (2 + ran["click"]) * click
+        assert flops_of_step(step, config, parts) == expected
+    after = 3 * config.train.steps_per_epoch
+    assert flops_of_step(after, config, parts) >= 3 * (encode + click)  # then it learns
 
 
 @pytest.mark.parametrize(

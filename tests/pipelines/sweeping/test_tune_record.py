@@ -234,6 +234,9 @@ def test_operations_and_parameters_are_objectives_that_are_counted(folder):
     config = override(CONFIG, tiny)
     one, four = (counted(override(config, {"model.fusion_mlp_ratio": each}).model) for each in (0, 4))
     assert one["forward_flops"] == forward_flops(MST(config.model)) < four["forward_flops"]
+    assert one["click_flops"] == one["forward_flops"]  # clicks enter first
+    late = counted(override(config, {"model.click_entry": 3, "model.fusion_stages": 1}).model)
+    assert 0 < late["click_flops"] < late["forward_flops"] / 3
     mlps = 3 * 2 * (8 * 192**2 + (4 + 1 + 2) * 192)  # weights, biases and norms of two in three modules
     assert four["parameters"] - one["parameters"] == mlps
     plan = plan_of(scheduler="none", objectives=["iou", "gflops", "parameters"])

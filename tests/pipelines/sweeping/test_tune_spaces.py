@@ -1,6 +1,5 @@
 """Search spaces: the shipped ones, and what is refused of others."""
 
-import importlib
 import pkgutil
 
 import pytest
@@ -30,8 +29,7 @@ SPACES = sorted(module.name for module in pkgutil.iter_modules(tune_spaces.__pat
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_key_is_a_setting_and_every_value_valid(name):
-    space = importlib.import_module(f"tune_spaces.{name}").SPACE
-    config = Config()
+    space, config = read_space(name, Config())
     for setting, asked in space.items():
         assert setting in flatten(config)
         ((kind, values),) = asked.items()
@@ -39,12 +37,15 @@ def test_every_key_is_a_setting_and_every_value_valid(name):
         seen = {flatten(override(config, {setting: value}))[setting] for value in values}
         assert len(seen) == len(values) >= 2  # each value is another
     check_space(space, config)
-    check_space(space, build("demo"))
+    check_space(*read_space(name, override(build("demo"), {"model.depth": 12})))
 
 
 def test_the_spaces_are_those_that_are_documented():
-    assert SPACES == ["all", "entry", "losses", "optim", "size", "smoke", "tokens"]
-    assert read_space("all", Config()) == {**tokens.SPACE, **losses.SPACE, **optim.SPACE}
+    assert SPACES == ["all", "entry", "late", "losses", "optim", "size", "smoke", "tokens"]
+    assert read_space("all", Config())[0] == {**tokens.SPACE, **losses.SPACE, **optim.SPACE}
+    assert read_space("late", Config())[1].model.click_entry == 12
+    six = override(Config(), {"model.depth": 6, "model.click_entry": 6, "model.fusion_stages": 1})
+    assert read_space("late", six, ["model.click_entry"])[1] == six  # what was given stays
     assert not any(is_fixed(name) for name in optim.SPACE)  # so that population-based training can use it
 
 
@@ -67,7 +68,7 @@ def test_a_space_that_no_trial_can_use_is_refused(space, message):
 
 
 def test_an_unknown_space_is_named():
-    with pytest.raises(ConfigError, match="unknown search space 'none'; known are all, entry, losses"):
+    with pytest.raises(ConfigError, match="unknown search space 'none'; known are all, entry, late, losses"):
         read_space("none", Config())
 
 

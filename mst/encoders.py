@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mst.devices import has_bf16
 from mst.errors import MSTError
+from mst.export import EncodedTensors
 from mst.model import MST, Encoded
 from mst.model.encoded import join
 from mst.model.patch_embed import IMAGE_CHANNELS
@@ -23,18 +24,6 @@ except ImportError:
 
 MIN_COSINE = 0.999
 """Least cosine similarity of what is encoded to torch's in fp32, of which it is taken for exact enough."""
-
-
-class EncodedTensors(nn.Module):
-    """`MST.encode` as other runtimes know it: an image in, tensors in the order of `Encoded.tensors` out."""
-
-    def __init__(self, model: MST) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) in [0, 1] to tensors that begin with B."""
-        return tuple(self.model.encode(image).tensors().values())
 
 
 class OpenVINOEncoder:

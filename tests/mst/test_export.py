@@ -7,8 +7,11 @@ import torch
 
 from mst.checkpoint import load_model
 from mst.clicks import Click, click_tensor
-from mst.export import export_onnx, export_program
+from mst.errors import MSTError
+from mst.export import export_onnx, export_onnx_parts, export_program
+from mst.model import MST
 from pipelines.storage import PROJECT
+from tests.conftest import TINY_MODEL
 
 SLOTS = 6
 
@@ -16,6 +19,40 @@ SLOTS = 6
 @pytest.fixture(scope="module")
 def model():
     return load_model(PROJECT / "checkpoints" / "scenes_tiny")[0].eval()
+
+
+LATE = TINY_MODEL.model_copy(
+    update={"click_entry": 2, "late_width": 64, "late_blocks": 1, "detail": True, "click_context": True}
+)
+
+
+@torch.inference_mode()
+def test_encoder_and_click_are_two_files_that_compute_the_same_together(tmp_path):
+    torch.manual_seed(0)
+    late = MST(LATE).eval()
+    encoder, click = (onnxruntime.InferenceSession(path) for path in export_onnx_parts(late, tmp_path, SLOTS))
+    assert {each.name for each in tmp_path.iterdir()} == {"encoder.onnx", "click.onnx"}
+    assert [each.name for each in click.get_inputs()][:3] == ["clicks", "prev_mask", "has_prev_mask"]
+    names = [each.name for each in encoder.get_outputs()]
+    for batch in (1, 3):
+        image, clicks, prev_mask = (each[..., :56, :56] for each in inputs(batch))
+        clicks = inputs(batch)[1] / 2
+        encoded = dict(zip(names, encoder.run(None, {"image": np.ascontiguousarray(image)}), strict=True))
+        for is_there in (0.0, 1.0):
+            fed = {
+                "clicks": np.asarray(clicks),
+                "prev_mask": np.ascontiguousarray(prev_mask),
+                "has_prev_mask": np.full(batch, is_there, np.float32),
+            }
+            (logits,) = click.run(["logits"], {**fed, **encoded})
+            expected = late(image, clicks, is_there * prev_mask).logits
+            np.testing.assert_allclose(logits, expected, atol=1e-3)
+
+
+def test_a_model_whose_clicks_enter_first_is_not_cut_in_two(model, tmp_path):
+    with pytest.raises(MSTError, match=r"model\.click_entry 0.*export the model as one file"):
+        export_onnx_parts(model, tmp_path, SLOTS)
+    assert not list(tmp_path.iterdir())
 
 
 def inputs(batch):

@@ -1,6 +1,7 @@
 """Crops that are encoded once: a click on one that was seen before costs the click alone."""
 
 import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
@@ -45,15 +46,19 @@ class Encodings:
         """Of all that is kept."""
         self.encoded = 0
         """Crops that had to be encoded so far."""
+        self.seconds = 0.0
+        """That this took."""
 
     def of(self, crops: Sequence[RGB]) -> Encoded:
         """Return what the model knows of crops (S, S, 3), all of one side, as one batch in their order."""
         keys = [_key(each) for each in crops]
         missing = {key: crop for key, crop in zip(keys, crops, strict=True) if key not in self._known}
         if missing:
+            start = time.perf_counter()
             for key, one in zip(missing, self._encoded(list(missing.values())), strict=True):
                 self._known[key] = one
                 self.nbytes += one.nbytes()
+            self.seconds += time.perf_counter() - start
             self.encoded += len(missing)
         for key in keys:
             self._known.move_to_end(key)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from mst.client import Client
 from mst.config import Config, ModelConfig
 from mst.data.pixels.images import RGB
 from mst.data.synthetic import write_data_set
+from mst.evaluation import ObjectRecord
 from mst.model import MST
 from mst.overrides import flatten, override
 from mst.predictor import Crop
@@ -320,3 +322,9 @@ def mask(local: str) -> Mask:
     mask = Client(local).segment(picture(), CLICKS).mask
     assert 0.02 < mask.mean() < 0.98
     return mask
+
+
+def without_times(records: list[ObjectRecord]) -> list[ObjectRecord]:
+    """What happened on objects, but for how long it took."""
+    nothing = {"seconds_model": (), "seconds_total": (), "seconds_encoding": (), "seconds_opening": 0.0}
+    return [replace(each, **nothing) for each in records]

@@ -53,6 +53,8 @@ class _Rules(NamedTuple):
     """S, the side of the network's input."""
     config: EvalConfig
     batch_size: int
+    encodes: bool
+    """Whether images are encoded before clicks."""
 
 
 class _Seat:
@@ -65,7 +67,8 @@ class _Seat:
         self._previous = None if sample.init_mask is None else start_from(sample.init_mask)
         self._clicks: Sequence[Click] = test.next_clicks() or ()
         self._last: Crop | None = None
-        self._forwards_left, self._seconds = forwards_of_click(self._previous, self._rules.config), 0.0
+        self._is_opened = False
+        self._begin()
 
     def is_finished(self) -> bool:
         """Whether there is nothing more to ask."""
@@ -79,8 +82,23 @@ class _Seat:
         self._seconds += time.perf_counter() - start
         return self._last
 
-    def take(self, crop: Crop, probabilities: Probabilities, seconds: float) -> None:
-        """Take what the forward returned after `seconds`; where it is the click's last, go on to the next."""
+    def _begin(self) -> None:
+        self._forwards_left = forwards_of_click(self._previous, self._rules.config)
+        self._seconds = self._encoding = 0.0
+
+    def take(self, crop: Crop, probabilities: Probabilities, seconds: float, encoding: float) -> None:
+        """Take what a forward returned; where it is the click's last, go on to the next.
+
+        Args:
+            crop: what it read.
+            probabilities: what it returned.
+            seconds: that it took.
+            encoding: of these, what the encoding of the crop took.
+        """
+        if not self._is_opened:
+            self.test.opened(encoding)
+            self._is_opened = True
+        self._encoding += encoding
         start = time.perf_counter()
         with naming(self.test.sample):
             self._previous = paste(crop, probabilities, self._clicks, self.test.sample.mask.shape)
@@ -91,12 +109,13 @@ class _Seat:
 
     def _answer(self, prediction: Prediction) -> None:
         threshold = self._rules.config.threshold
-        self.test.take(prediction.mask(threshold), self._seconds)
+        encoding = self._encoding if self._rules.encodes else None
+        self.test.take(prediction.mask(threshold), self._seconds, encoding)
         if self._rules.batch_size > 1:
             seen = prediction.probabilities[prediction.box.slices() if prediction.box else ...]
             self.close_pixels += int(np.count_nonzero(np.abs(seen - threshold) < ROUNDING))
         self._clicks = self.test.next_clicks() or ()
-        self._forwards_left, self._seconds = forwards_of_click(self._previous, self._rules.config), 0.0
+        self._begin()
 
 
 def evaluate_batched(
@@ -129,7 +148,8 @@ def evaluate_batched(
     Raises:
         NothingToClickError, PredictionError: as `mst.evaluation.evaluate`.
     """
-    rules = _Rules(model.eval().config.image_size, config, batch_size)
+    network = model.eval().config
+    rules = _Rules(network.image_size, config, batch_size, network.click_entry > 0)
     waiting = enumerate(clickable(samples, on_skipped))
     done: dict[int, tuple[ObjectRecord, int]] = {}
     seats: list[_Seat] = []
@@ -164,8 +184,9 @@ def _step(model: MST, seats: Sequence[_Seat], encodings: Encodings, *, flip: boo
         crop = seat.crop()
         by_side[crop.side].append((seat, crop))
     for pairs in by_side.values():
-        start = time.perf_counter()
+        start, encoded = time.perf_counter(), encodings.seconds
         answers = forward(model, [crop for _, crop in pairs], flip=flip, encodings=encodings)
         share = (time.perf_counter() - start) / len(pairs)
+        encoding = (encodings.seconds - encoded) / len(pairs)
         for (seat, crop), probabilities in zip(pairs, answers, strict=True):
-            seat.take(crop, probabilities, share)
+            seat.take(crop, probabilities, share, encoding)

@@ -55,6 +55,10 @@ class ObjectRecord:
     """Until each click's mask is there; of a forward that several objects share, this one's part."""
     seconds_total: tuple[float, ...]
     """The same, with the choice of the click and the comparison of the mask."""
+    seconds_encoding: tuple[float, ...] = ()
+    """Of `seconds_model`, what encodings took; empty for a method that encodes nothing before the clicks."""
+    seconds_opening: float = 0.0
+    """Of the first click's, what the encoding of the whole image took, which needs no click."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class ObjectUnderTest:
         self._masks: list[bytes] = []
         self._seconds_model: list[float] = []
         self._seconds_total: list[float] = []
+        self._seconds_encoding: list[float] = []
+        self._seconds_opening = 0.0
         self._seconds_choosing = 0.0
 
     def next_clicks(self) -> tuple[Click, ...] | None:
@@ -129,8 +135,12 @@ class ObjectUnderTest:
         self._seconds_choosing = time.perf_counter() - start
         return tuple(self._clicks)
 
-    def take(self, mask: Mask, seconds_model: float) -> None:
-        """Take the mask (H, W) that answers the clicks, and the seconds that it took."""
+    def opened(self, seconds: float) -> None:
+        """Take the seconds that the encoding of the whole image took."""
+        self._seconds_opening = seconds
+
+    def take(self, mask: Mask, seconds_model: float, seconds_encoding: float | None = None) -> None:
+        """Take the mask (H, W) that answers the clicks, the seconds that it took, and encodings' part of them."""
         start = time.perf_counter()
         self._mask, sample = mask, self.sample
         self._ious.append(iou(mask, sample.mask, sample.void))
@@ -139,6 +149,8 @@ class ObjectUnderTest:
         self._masks.append(encode_rle(mask))
         self._seconds_model.append(seconds_model)
         self._seconds_total.append(seconds_model + around)
+        if seconds_encoding is not None:
+            self._seconds_encoding.append(seconds_encoding)
 
     def record(self) -> ObjectRecord:
         """Return what happened until now."""
@@ -159,6 +171,8 @@ class ObjectUnderTest:
             masks=tuple(self._masks),
             seconds_model=tuple(self._seconds_model),
             seconds_total=tuple(self._seconds_total),
+            seconds_encoding=tuple(self._seconds_encoding),
+            seconds_opening=self._seconds_opening,
         )
 
 

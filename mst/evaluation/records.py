@@ -38,9 +38,12 @@ SCHEMA = pa.schema(
         ("masks", pa.list_(pa.binary())),
         ("seconds_model", _NUMBERS),
         ("seconds_total", _NUMBERS),
+        ("seconds_encoding", _NUMBERS),
+        ("seconds_opening", pa.float64()),
     ]
 )
 """Columns are the fields of `mst.evaluation.ObjectRecord`."""
+_LATER = 2  # last columns, which files of earlier versions lack
 
 
 class Recorded(NamedTuple):
@@ -78,7 +81,7 @@ def read_table(path: Path) -> Recorded:
         table = pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: no readable records ({error})") from None
-    if not table.schema.equals(SCHEMA):
+    if not any(table.schema.equals(pa.schema(list(SCHEMA)[:end])) for end in (len(SCHEMA), -_LATER)):
         found = ", ".join(table.schema.names)
         raise DataError(f"{path}: no records of objects as this version writes them; its columns are {found}")
     about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

@@ -20,6 +20,7 @@ SUBJECT, DATA_SET, SKIPPED = "subject", "data_set", "skipped"
 """Entries beside the records: names of method and data set, and what was left out, as a JSON list."""
 
 _SHARES = ("nof", "at_max")  # measures of which the sum over the objects is told, not the mean
+_LOOKED = 1.0  # seconds that a person looks at an image before the first click, in which it is encoded
 
 
 class Measure(NamedTuple):
@@ -90,7 +91,9 @@ class Evaluation:
 
         `noc90`, `nof90` (objects that never reach it), `at_max90` (objects whose NoC is the most clicks: the
         other reading of a failure), `iou_at_1` and so on, `boundary_iou_at_1`, `iou` (mean over all clicks),
-        `seconds_per_click` (SPC of the model) and `seconds_per_click_total` (SPC end to end).
+        `seconds_per_click` (SPC of the model) and `seconds_per_click_total` (SPC end to end). Where images
+        are encoded before clicks: `seconds_per_click_encoding`, the part of SPC that encodings are, and
+        `seconds_per_click_met`, SPC as a person meets it who looks at an image for a second before clicking.
         """
         columns = self._columns()
         names = list(columns)
@@ -105,12 +108,28 @@ class Evaluation:
         for name in names:
             if name.startswith(_SHARES):
                 found[name] = Measure(*(count * each for each in found[name]))
-        for name in ("seconds_model", "seconds_total"):
-            seconds = [second for each in self.records for second in getattr(each, name)]
-            images = [each.image_id for each in self.records for _ in getattr(each, name)]
-            called = "seconds_per_click" + name.removeprefix("seconds").removesuffix("_model")
-            found[called] = Measure(float(np.mean(seconds)), *bootstrap_interval(seconds, images))
+        return found | {name: self._per_click(seconds) for name, seconds in self._seconds().items()}
+
+    @property
+    def encodes(self) -> bool:
+        """Whether images were encoded before clicks."""
+        return any(each.seconds_encoding for each in self.records)
+
+    def _seconds(self) -> dict[str, list[tuple[float, ...]]]:
+        """The seconds of each object's clicks, by the name of the measure that is their mean."""
+        found = {
+            "seconds_per_click": [each.seconds_model for each in self.records],
+            "seconds_per_click_total": [each.seconds_total for each in self.records],
+        }
+        if self.encodes:
+            found["seconds_per_click_encoding"] = [each.seconds_encoding for each in self.records]
+            found["seconds_per_click_met"] = [_met(each) for each in self.records]
         return found
+
+    def _per_click(self, seconds: Sequence[Sequence[float]]) -> Measure:
+        values = [second for each in seconds for second in each]
+        images = [image for image, each in zip(self.images, seconds, strict=True) for _ in each]
+        return Measure(float(np.mean(values)), *bootstrap_interval(values, images))
 
     def _columns(self) -> dict[str, Values]:
         """One number for each object, by the name of the measure that is their mean."""
@@ -131,6 +150,12 @@ class Evaluation:
             for click in clicks
         }
         return {**columns, **ious, "iou": np.mean(list(ious.values()), 0), **boundary}
+
+
+def _met(record: ObjectRecord) -> tuple[float, ...]:
+    """The seconds that a person waits after each click, who looked at the image for a while before the first."""
+    first, *others = record.seconds_model
+    return (first - min(record.seconds_opening, _LOOKED), *others)
 
 
 def held(values: Sequence[float], click: int) -> float:

@@ -76,6 +76,11 @@ def main_table(evaluations: Sequence[Evaluation], only: Collection[str] = ()) ->
         _Shown("seconds_per_click", "ms a click", 0, 1000),
         _Shown("seconds_per_click_total", "end to end", 0, 1000),
     ]
+    if all(each.encodes for each in evaluations):
+        shown += [
+            _Shown("seconds_per_click_encoding", "of it encoding", 0, 1000),
+            _Shown("seconds_per_click_met", "image known for 1 s", 0, 1000),
+        ]
     columns = [each for each in shown if not only or each.measure in only]
     rows = [
         Row(each.subject, tuple(column.cell(each.measures) for column in columns)) for each in evaluations

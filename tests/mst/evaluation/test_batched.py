@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -14,11 +13,11 @@ from mst.config import EvalConfig
 from mst.data.annotations import Sample
 from mst.data.sources import SampleSet
 from mst.errors import NothingToClickError, PredictionError
-from mst.evaluation import ObjectRecord, evaluate
+from mst.evaluation import evaluate
 from mst.evaluation.batched import evaluate_batched
 from mst.model import MST
 from mst.predictor import Predictor
-from tests.conftest import TINY_MODEL, picture, random_mask
+from tests.conftest import TINY_MODEL, picture, random_mask, without_times
 
 CONFIG = EvalConfig()
 CLICKS = 6
@@ -43,10 +42,6 @@ def samples(count: int = 24) -> SampleSet:
 @pytest.fixture(scope="module")
 def model(checkpoint) -> MST:
     return load_model(checkpoint)[0]
-
-
-def without_times(records: list[ObjectRecord]) -> list[ObjectRecord]:
-    return [replace(each, seconds_model=(), seconds_total=()) for each in records]
 
 
 @pytest.mark.parametrize(
@@ -118,3 +113,13 @@ def test_nan_names_the_object():
     broken.head.conv_seg.weight.data.fill_(float("nan"))
     with pytest.raises(PredictionError, match="object 0: after 1 clicks"):
         evaluate_batched(broken, samples(2), CONFIG, 2)
+
+
+def test_encodings_are_timed_as_a_part_of_the_clicks_that_needed_them():
+    late = MST(TINY_MODEL.model_copy(update={"click_entry": 2, "fusion_stages": 1}))
+    found = evaluate_batched(late, samples(3), EvalConfig(zoom=False), CLICKS, (0.99,), 1).records
+    for each in found:
+        assert 0 < each.seconds_opening == each.seconds_encoding[0] < each.seconds_model[0]
+        assert each.seconds_encoding[1:] == (0.0,) * (len(each.ious) - 1)  # the image is known by then
+    paper = evaluate_batched(MST(TINY_MODEL), samples(1), EvalConfig(), 1, (0.99,), 1).records
+    assert (paper[0].seconds_encoding, paper[0].seconds_opening) == ((), 0.0)

@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,8 @@ RECORDS = [
         masks=(b"1234O", b"\x00\xff")[:number],
         seconds_model=(0.125,) * number,
         seconds_total=(0.25,) * number,
+        seconds_encoding=(0.0625,) * number,
+        seconds_opening=0.03125 * number,
     )
     for number in range(4)
 ]
@@ -42,6 +44,15 @@ def test_what_is_read_back_equals(tmp_path):
 
 def test_every_field_of_a_record_is_a_column():
     assert SCHEMA.names == [each.name for each in fields(ObjectRecord)]
+
+
+def test_a_file_from_before_encodings_were_timed_is_read(tmp_path):
+    path = tmp_path / "records.parquet"
+    write_table(path, RECORDS, ABOUT)
+    later = ["seconds_encoding", "seconds_opening"]
+    pq.write_table(pq.read_table(path).drop_columns(later), path)
+    before = [replace(each, seconds_encoding=(), seconds_opening=0.0) for each in RECORDS]
+    assert read_table(path) == (before, ABOUT)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

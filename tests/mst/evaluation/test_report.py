@@ -133,6 +133,21 @@ def test_measures_follow_from_the_records():
     assert measures["nof85"].high == pytest.approx(3)
 
 
+def test_an_encoding_is_told_apart_and_a_person_does_not_wait_for_the_first():
+    times = {"seconds_model": (1.6, 0.2, 0.3), "seconds_encoding": (1.5, 0.0, 0.15)}
+    quick = replace(record(0.5, 0.6, 0.9), **times, seconds_opening=0.8)
+    slow = replace(record(0.5, 0.6, 0.9), **times, seconds_opening=1.4)  # a second of it is waited away
+    measures = Evaluation("a", "b", [quick, slow], ABOUT).measures
+    assert measures["seconds_per_click"].value == pytest.approx(0.7)
+    assert measures["seconds_per_click_encoding"].value == pytest.approx(0.55)
+    assert measures["seconds_per_click_met"].value == pytest.approx((0.7 * 6 - 0.8 - 1) / 6)
+    titles = main_table([Evaluation("a", "b", [quick], ABOUT)]).columns
+    assert titles[-2:] == ("of it encoding", "image known for 1 s")
+    paper = Evaluation("a", "b", [record(0.5)], ABOUT)
+    assert "seconds_per_click_encoding" not in paper.measures
+    assert main_table([paper]).columns[-1] == "end to end"
+
+
 def test_the_main_table_tells_methods_apart(good, disks):
     table = main_table([good, disks])
     assert table.columns[:4] == ("NoC@80", "NoC@85", "NoC@90", "NoC@95")

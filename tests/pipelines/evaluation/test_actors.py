@@ -27,14 +27,10 @@ from pipelines.evaluation.actors import Actors, Parts, Protocol, evaluate_parts,
 from pipelines.evaluation.data_sets import read_data_set
 from pipelines.evaluation.evaluate import evaluate_on_cluster
 from pipelines.evaluation.methods import Subject, read_model
-from tests.conftest import TINY_MODEL
+from tests.conftest import TINY_MODEL, without_times
 
 PROTOCOL = Protocol(eval=EvalConfig(max_clicks=2), batch_size=2, part_size=2)
 OBJECTS = 7
-
-
-def without_times(records: list[ObjectRecord]) -> list[ObjectRecord]:
-    return [replace(each, seconds_model=(), seconds_total=()) for each in records]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ in turn, in one run.
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from mst.model.flops import flops_of_parts
 from mst.optim import freeze
 from mst.overrides import override
 from mst.training import new_state, train_step
+from mst.training.features import FeatureStore
 from pipelines.recipes import build
 
 PAPER = build("mst_small")
@@ -103,8 +106,8 @@ def costs(rounds: int) -> Iterator[Row]:
     yield row("encode_over_paper_forward", seconds["entry_12_encode"] / paper, at_most=0.60)
 
 
-def step_of(config: Config, *, frozen: bool) -> Callable[[], object]:
-    """A training step, on one batch that is made up."""
+def step_of(config: Config, *, frozen: bool, kept: Path | None = None) -> Callable[[], object]:
+    """A training step, on one batch that is made up; maybe with features that are kept in a folder."""
     state, _ = new_state(config, torch.device("cpu"))
     freeze(state.model, ("encoder",) if frozen else ())
     generator = torch.Generator().manual_seed(0)
@@ -123,11 +126,12 @@ def step_of(config: Config, *, frozen: bool) -> Callable[[], object]:
         skipped=torch.zeros(BATCH),
     )
     state.model.train()
-    return lambda: train_step(state.model, state, {0: batch}, config)
+    store = FeatureStore(kept, 10**9, state.model) if kept else None
+    return lambda: train_step(state.model, state, {0: batch}, config, store)
 
 
 def training(rounds: int) -> Iterator[Row]:
-    """Samples a second with a frozen encoder, over those where the whole network learns."""
+    """Samples a second with a frozen encoder, and with its features kept, over those where all learns."""
     common = {
         **AT_320,
         "train.precision": PRECISION,
@@ -135,11 +139,18 @@ def training(rounds: int) -> Iterator[Row]:
         "train.batch_size": BATCH,
     }
     full, late = override(PAPER, common), override(PAPER, {**common, **LATE})
-    calls = {"full": step_of(full, frozen=False), "frozen": step_of(late, frozen=True)}
-    seconds = seconds_side_by_side(calls, rounds=rounds)
+    with TemporaryDirectory() as folder:
+        calls = {
+            "full": step_of(full, frozen=False),
+            "frozen": step_of(late, frozen=True),
+            "cached": step_of(late, frozen=True, kept=Path(folder)),
+        }
+        seconds = seconds_side_by_side(calls, rounds=rounds)
     yield row("full_samples", BATCH / seconds["full"], "samples/s")
     yield row("frozen_samples", BATCH / seconds["frozen"], "samples/s")
+    yield row("cached_samples", BATCH / seconds["cached"], "samples/s")
     yield row("frozen_samples_over_full", seconds["full"] / seconds["frozen"], at_least=5)
+    yield row("cached_samples_over_full", seconds["full"] / seconds["cached"], at_least=5)
 
 
 def main() -> None:

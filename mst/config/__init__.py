@@ -50,6 +50,22 @@ class Config(Settings):
     eval: EvalConfig = EvalConfig()
 
     @model_validator(mode="after")
+    def _features_can_be_kept(self) -> Self:
+        needed = {
+            "data.fixed_views": self.data.fixed_views > 0,
+            "model.click_entry": self.model.click_entry > 0,
+            "train.frozen encoder": "encoder" in self.train.frozen,
+            "train.freeze_epochs": self.train.freeze_epochs > 0,
+        }
+        missing = [name for name, is_there in needed.items() if not is_there]
+        if self.train.features_cache and missing:
+            raise ValueError(
+                "train.features_cache keeps what a frozen encoder says of views that come again: "
+                f"set {missing[0]}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _smaller_inputs_fit(self) -> Self:
         model, zoomed = self.model, self.eval.smaller_sides(self.model.image_size)
         fitting = lcm(model.patch_size * max(1, model.window), *model.patch_sizes)

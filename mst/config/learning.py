@@ -65,6 +65,10 @@ class TrainConfig(Settings):
     Backbone, clicks and fusions leave the tokens as they were: for `model.click_context`, which tells the
     head of the clicks.
     """
+    features_cache: str | None = None
+    """Folder on each machine for what a frozen encoder says of `data.fixed_views`. Null keeps nothing."""
+    features_gb: Positive = 20
+    """Most gigabytes that this folder takes."""
     epochs: Count = 230
     """Passes of `samples_per_epoch` samples each."""
     samples_per_epoch: Count = 30_000

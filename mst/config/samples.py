@@ -52,6 +52,9 @@ class DataConfig(Settings):
     """Probability that a sample takes parts (objects inside larger ones) too; otherwise wholes alone."""
     background: Probability = 0.05
     """Probability of a sample without an object (RITM)."""
+    fixed_views: Natural = 0
+    """Number of views of images that all epochs share, each with other clicks each time. 0 makes each sample
+    a new view. Their features can be kept (`train.features_cache`)."""
     max_faulty: Probability = 0.1
     """Share of a source's objects, and of the images drawn, that may be faulty; more ends the training."""
     loader_workers: Natural = 0

@@ -140,7 +140,7 @@ class ObjectUnderTest:
         self._seconds_opening = seconds
 
     def take(self, mask: Mask, seconds_model: float, seconds_encoding: float | None = None) -> None:
-        """Take the mask (H, W) that answers the clicks, the seconds that it took, and encodings' part of them."""
+        """Take the mask (H, W) that answers the clicks, its seconds, and what encodings were of these."""
         start = time.perf_counter()
         self._mask, sample = mask, self.sample
         self._ious.append(iou(mask, sample.mask, sample.void))

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from mst.errors import PredictionError, TrainingError
 from mst.evaluation import ObjectRecord, Summary, summarize
 from mst.evaluation.batched import evaluate_batched
 from mst.optim import freeze, learning_rate, set_learning_rate, update_average
+from mst.training.features import FeatureStore
 from mst.training.state import TrainingState
 from mst.training.step import matrix_products, train_step
 
@@ -120,6 +122,7 @@ def _train_epoch(
     workers, pins = config.data.loader_workers, torch.cuda.is_available()
     mine = iter(DataLoader(training_set, batch_sampler=batches, num_workers=workers, pin_memory=pins))
     network = _network(state, config, epoch, shard)
+    store = _store(state, config, shard)
     skipped = drawn = all_skipped = 0
     for number in range(first, train.steps_per_epoch):
         start = time.perf_counter()
@@ -129,7 +132,7 @@ def _train_epoch(
         skipped, all_skipped = skipped + newly, all_skipped + newly
         drawn += sum(len(batch.skipped) for batch in parts.values())
         _check_skipped(all_skipped, drawn, config)
-        metrics = _take_step(network, state, parts, config)
+        metrics = _take_step(network, state, parts, config, store)
         if state.bad_steps:
             keys = [key for part in parts for key in batches.keys(number, part)]
             _complain(state, metrics, [training_set.name(key) for key in keys], config, shard)
@@ -167,6 +170,14 @@ def _network(state: TrainingState, config: Config, epoch: int, shard: Shard) -> 
     return DistributedDataParallel(state.model, gradient_as_bucket_view=True)
 
 
+def _store(state: TrainingState, config: Config, shard: Shard) -> FeatureStore | None:
+    """What keeps features in this epoch; the workers of a machine share its room."""
+    if config.train.features_cache is None or not state.model.is_encoder_frozen():
+        return None
+    room = int(config.train.features_gb * 1e9)
+    return FeatureStore(Path(config.train.features_cache), room, state.model, shard.world_size)
+
+
 def _checkpoint_is_due(state: TrainingState, config: Config) -> bool:
     """Whether so many steps are taken; the end of an epoch is saved together with its validation."""
     every = config.train.checkpoint_every
@@ -174,22 +185,30 @@ def _checkpoint_is_due(state: TrainingState, config: Config) -> bool:
 
 
 def _take_step(
-    network: nn.Module, state: TrainingState, parts: Mapping[int, Batch], config: Config
+    network: nn.Module,
+    state: TrainingState,
+    parts: Mapping[int, Batch],
+    config: Config,
+    store: FeatureStore | None,
 ) -> dict[str, float]:
     step = state.step
     rate = learning_rate(step, config.train.steps_per_epoch, config.train.epochs, config.optim)
     set_learning_rate(state.optimizer, rate)
-    metrics = _checked_step(network, state, parts, config)
+    metrics = _checked_step(network, state, parts, config, store)
     if state.average is not None:
         update_average(state.average, state.model, config.optim.ema, step)
     return metrics | {"lr": rate}
 
 
 def _checked_step(
-    network: nn.Module, state: TrainingState, parts: Mapping[int, Batch], config: Config
+    network: nn.Module,
+    state: TrainingState,
+    parts: Mapping[int, Batch],
+    config: Config,
+    store: FeatureStore | None,
 ) -> dict[str, float]:
     try:
-        return train_step(network, state, parts, config)
+        return train_step(network, state, parts, config, store)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         is_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         if not is_memory and not any(words in str(error) for words in _NO_MEMORY):

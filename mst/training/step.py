@@ -18,6 +18,7 @@ from mst.model.encoded import Features
 from mst.model.flops import PartsFlops
 from mst.model.mst import Output
 from mst.training.clicks import next_clicks
+from mst.training.features import FeatureStore
 from mst.training.sides import reduced, side_of_step
 from mst.training.state import TrainingState
 
@@ -26,7 +27,11 @@ _FIGURES = ("loss", "loss_segmentation", "loss_contrastive", "iou", "grad_norm")
 
 
 def train_step(
-    network: nn.Module, state: TrainingState, parts: Mapping[int, Batch], config: Config
+    network: nn.Module,
+    state: TrainingState,
+    parts: Mapping[int, Batch],
+    config: Config,
+    store: FeatureStore | None = None,
 ) -> dict[str, float]:
     """Take the step `state.step`; `state` moves on in place.
 
@@ -38,6 +43,7 @@ def train_step(
         state: of the training.
         parts: this worker's micro-batches by their number; their gradients add up to those of the batch.
         config: of the experiment.
+        store: of what a frozen encoder says of views that come again; None keeps nothing.
 
     Returns:
         The losses and the IoU of the last prediction, means over this worker's samples, and the norm of the
@@ -52,7 +58,7 @@ def train_step(
         with _without_sync(network, more=len(figures) + 1 < len(parts)):
             _seed_dropout(config.seed, state.step, number)
             mine = reduced(batch.to(state.model.mean.device), side_of_step(state.step, config))
-            figures.append(_learn(network, state, mine, weight, config))
+            figures.append(_learn(network, state, mine, weight, config, store))
     state.scaler.unscale_(state.optimizer)
     gradients = [each.grad for each in state.model.parameters() if each.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
@@ -79,16 +85,22 @@ def _without_sync(network: nn.Module, *, more: bool) -> AbstractContextManager[N
     return nullcontext()
 
 
-def _learn(network: nn.Module, state: TrainingState, batch: Batch, weight: float, config: Config) -> Tensor:
+def _learn(
+    network: nn.Module,
+    state: TrainingState,
+    batch: Batch,
+    weight: float,
+    config: Config,
+    store: FeatureStore | None,
+) -> Tensor:
     """Add the gradients of one micro-batch, times a weight; return its losses and its IoU, (4,)."""
-    image = batch.image.float() / 255
     # Two blocks: in one, torch before a fix of December 2025 hands weights that were cast without gradients
     # to the forward that learns, and they get none.
-    with autocast(config, image.device):
-        seen = _seen(state.model, image)
+    with autocast(config, batch.image.device):
+        seen = _seen(state.model, batch.image, store)
         count = iterations(state.step, config)
         clicks, prev_mask = simulate_clicks(state.model, seen, batch, count, config)
-    with autocast(config, image.device):
+    with autocast(config, batch.image.device):
         output: Output = network(seen, clicks, prev_mask)
     losses = total_loss(output, batch.mask, config.loss)
     state.scaler.scale(losses.total * weight).backward()  # type: ignore[no-untyped-call]
@@ -97,8 +109,11 @@ def _learn(network: nn.Module, state: TrainingState, batch: Batch, weight: float
 
 
 @torch.no_grad()
-def _seen(model: MST, image: Tensor) -> Tensor | Features:
+def _seen(model: MST, images: Tensor, store: FeatureStore | None) -> Tensor | Features:
     """What a frozen encoder says of images, which is the same for all that a step does; else the images."""
+    if store:
+        return store.of(model, images)
+    image = images.float() / 255
     return model.features(image) if model.is_encoder_frozen() else image
 
 

@@ -91,3 +91,17 @@ def test_differences_name_what_changed():
 
 def test_every_setting_is_documented():
     assert [name for name, leaf in leaves(Config()) if not leaf.description] == []
+
+
+def test_features_are_kept_only_of_a_frozen_encoder_and_fixed_views():
+    frozen = {"train.frozen": "encoder", "train.freeze_epochs": 2, "data.fixed_views": 8}
+    late = {"model.click_entry": 12, "model.fusion_stages": 1}
+    kept = override(Config(), {**frozen, **late, "train.features_cache": "/tmp/features"})
+    assert kept.train.features_cache == "/tmp/features"
+    for name, nothing in {
+        "data.fixed_views": 0,
+        "train.freeze_epochs": 0,
+        "train.frozen": "backbone",
+    }.items():
+        with pytest.raises(ConfigError, match=rf"views that come again: set {name}"):
+            override(kept, {name: nothing})

@@ -78,8 +78,8 @@ class TrainingSet(Dataset[Batch]):
             raise DataError(f"none of {len(records)} images has an object to train on")
 
     def __len__(self) -> int:
-        """The number of images, which keys count."""
-        return len(self._records)
+        """The number that keys count: of images, or of views where these are fixed."""
+        return self._config.data.fixed_views or len(self._records)
 
     def __str__(self) -> str:
         """What is drawn from, and what is not, for a person."""
@@ -94,15 +94,18 @@ class TrainingSet(Dataset[Batch]):
         return str(self._record(key.record).path)
 
     def _record(self, number: int) -> ImageRecord:
+        number %= len(self._records)  # of fixed views there may be more than images
         record = self._records[number]
         return record if record.objects else self._records[self._drawn[number % len(self._drawn)]]
 
     def __getitem__(self, key: SampleKey) -> Batch:
-        rng = np.random.default_rng((self._config.seed, key.epoch, key.position))
+        rng = of_view = np.random.default_rng((self._config.seed, key.epoch, key.position))
+        if self._config.data.fixed_views:
+            of_view = np.random.default_rng((self._config.seed, key.record))
         index, skipped = key.record, 0
         for _ in range(_ATTEMPTS):
             try:
-                drawn = self._draw(self._record(index), rng)
+                drawn = self._draw(self._record(index), of_view)
             except (ImageError, AnnotationError) as error:
                 _log.warning("left out of training: %s", error)
                 skipped += 1
@@ -111,7 +114,7 @@ class TrainingSet(Dataset[Batch]):
             else:
                 if drawn is not None:
                     return self._pack(*drawn, rng, skipped)
-            index = int(rng.integers(len(self)))
+            index = int(of_view.integers(len(self._records)))
         raise DataError(
             f"{_ATTEMPTS} images in a row gave no object of at least {self._config.data.min_area:.2%} of a "
             f"view ({skipped} could not be used); lower data.min_area or check the data"
@@ -166,7 +169,7 @@ class TrainingSet(Dataset[Batch]):
 
     def _copy(self, rng: np.random.Generator) -> Copy | None:
         """Cut an object out of another image."""
-        record = self._record(int(rng.integers(len(self))))
+        record = self._record(int(rng.integers(len(self._records))))
         annotation = choose_object(record, rng)
         if annotation is None:
             return None

@@ -153,7 +153,7 @@ class Evaluation:
 
 
 def _met(record: ObjectRecord) -> tuple[float, ...]:
-    """The seconds that a person waits after each click, who looked at the image for a while before the first."""
+    """What a person waits after each click who looked at the image for a while before the first."""
     first, *others = record.seconds_model
     return (first - min(record.seconds_opening, _LOOKED), *others)
 

@@ -198,6 +198,20 @@ def test_blur_and_jpeg_take_away_detail():
         assert np.abs(changed.mean((0, 1)) - image.mean((0, 1))).max() < 8
 
 
+def test_fixed_views_come_again_with_other_clicks(config, records):
+    config = override(config, {"data.fixed_views": 3 * len(records)})
+    training_set = TrainingSet(records, config)
+    assert len(training_set) == 3 * len(records)  # more views than images
+    views = [training_set[SampleKey(0, each, each)] for each in range(len(training_set))]
+    again = [training_set[SampleKey(1, 7 * each, each)] for each in range(len(training_set))]
+    assert all(
+        torch.equal(a.image, b.image) and torch.equal(a.mask, b.mask)
+        for a, b in zip(views, again, strict=True)
+    )
+    assert any(not torch.equal(a.clicks, b.clicks) for a, b in zip(views, again, strict=True))
+    assert len({each.image.numpy().tobytes() for each in views}) == len(views)
+
+
 def test_the_same_key_gives_the_same_sample(records, config):
     key = SampleKey(epoch=3, position=5, record=1)
     one, other = (TrainingSet(records, config)[key] for _ in range(2))

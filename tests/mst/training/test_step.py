@@ -12,6 +12,7 @@ from mst.model.mst import Output
 from mst.optim import freeze
 from mst.overrides import override
 from mst.training import new_state, simulate_clicks, train_step
+from mst.training.features import FeatureStore
 from mst.training.resume import read_data
 from mst.training.step import iterations
 
@@ -119,6 +120,55 @@ def test_a_frozen_encoder_runs_once_a_step_and_stays_as_it_is(config):
     assert found["encoder",][2] == found[()][2]
     for name, gradient in found["encoder",][3].items():  # what learns learns the same
         torch.testing.assert_close(gradient, found[()][3][name])
+
+
+def stored(config, tmp_path, batch, room=10**9):
+    """A step whose features are kept on disk: its store, its loss and its gradients."""
+    state, _ = new_state(config, CPU)
+    state.step = next(each for each in range(20) if iterations(each, config) == 3)
+    awaken(state.model)
+    freeze(state.model, ("encoder",))
+    store = FeatureStore(tmp_path / "features", room, state.model)
+    figures = train_step(state.model.train(), state, {0: batch}, config, store)
+    return store, figures["loss"], gradients(state.model)
+
+
+def test_what_is_learned_does_not_depend_on_what_is_kept_of_features(config, tmp_path):
+    config = override(config, LATE)
+    batch = batch_of(config)
+    first, loss, learned = stored(config, tmp_path, batch)
+    kept = [each for each in (tmp_path / "features").rglob("*") if each.is_file()]
+    assert first.encoded == len(kept) == len(batch.image)
+    again, loss_again, learned_again = stored(config, tmp_path, batch)
+    assert (again.encoded, loss_again) == (0, loss)
+    kept[0].write_bytes(kept[0].read_bytes()[:-2])  # a damaged one is made anew
+    kept[1].unlink()
+    some, loss_of_some, learned_of_some = stored(config, tmp_path, batch)
+    assert (some.encoded, loss_of_some) == (2, loss)
+    none, loss_of_none, learned_of_none = stored(config, tmp_path / "full", batch, room=1)
+    assert (none.encoded, loss_of_none) == (len(batch.image), loss)
+    assert not list((tmp_path / "full").rglob("*.bf16"))
+    for other in (learned_again, learned_of_some, learned_of_none):
+        assert all(torch.equal(other[name], each) for name, each in learned.items())
+    state, _ = new_state(config, CPU)
+    freeze(state.model, ("encoder",))
+    with torch.no_grad():
+        state.model.blocks[0].mlp.fc1.bias += 1
+    assert FeatureStore(tmp_path / "features", 10**9, state.model)._folder.exists() is False  # other weights
+
+
+def test_a_frozen_encoder_that_is_kept_learns_nearly_as_one_that_is_not(config, tmp_path):
+    config = override(config, LATE)
+    batch = batch_of(config)
+    _, _, learned = stored(config, tmp_path, batch)
+    state, _ = new_state(config, CPU)
+    state.step = next(each for each in range(20) if iterations(each, config) == 3)
+    awaken(state.model)
+    freeze(state.model, ("encoder",))
+    train_step(state.model.train(), state, {0: batch}, config)
+    for name, gradient in gradients(state.model).items():
+        difference = (learned[name] - gradient).norm() / gradient.norm().clamp(min=1e-6)
+        assert difference < 0.2, name  # rounded to bf16, and a click may fall elsewhere
 
 
 def awaken(model):

@@ -35,7 +35,7 @@ class ServeSettings(BaseModel):
     """Precision of the forward pass: fp32, bf16, or auto (bf16 if the device has it and a trial is exact)."""
     encoder: Literal["auto", "torch", "openvino"] = "auto"
     """What encodes images for a model whose clicks enter late: torch, openvino (on CPUs), or auto (openvino
-    if it is installed and the CPU has bf16). OpenVINO must be exact on a trial."""
+    on CPUs if it is installed). OpenVINO must be exact on a trial."""
     encoding_bytes: int = Field(default=256 * 2**20, ge=1)
     """Bytes of memory that each model in a replica uses for encoded images."""
     compile: bool = False

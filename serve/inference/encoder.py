@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mst.devices import has_bf16
 from mst.encoders import MIN_COSINE, OpenVINOEncoder, least_cosine
 from mst.errors import MSTError
 from mst.model import MST, Encoded
@@ -19,10 +18,10 @@ _log = logging.getLogger("ray.serve.model")
 
 
 def choose_encoder(model: MST, sides: Sequence[int], settings: ServeSettings) -> Encode:
-    """Return what encodes: OpenVINO where it is asked for, or the faster, and exact on a trial; else torch.
+    """Return what encodes: OpenVINO on a CPU where it is installed and exact on a trial; else torch.
 
-    OpenVINO is the faster on CPUs with bf16, and the slower on others (docs/log.md). No clock decides: all
-    replicas on a kind of machine answer alike.
+    OpenVINO is the faster on CPUs (docs/log.md). No clock decides: all replicas on a kind of machine answer
+    alike.
 
     Args:
         model: in fp32, which OpenVINO copies.
@@ -31,8 +30,8 @@ def choose_encoder(model: MST, sides: Sequence[int], settings: ServeSettings) ->
     """
     by_torch: Encode = torch.compile(model.encode, dynamic=False) if settings.compile else model.encode
     is_asked_for = settings.encoder == "openvino"
-    may_be_faster = settings.encoder == "auto" and not model.mean.is_cuda and has_bf16(model.mean.device)
-    if not is_asked_for and not (may_be_faster and model.config.click_entry):
+    may = settings.encoder == "auto" and model.config.click_entry and not model.mean.is_cuda
+    if not (is_asked_for or may):
         return by_torch
     try:
         found = OpenVINOEncoder(model, sides, max(1, int(settings.cpus_per_replica)))

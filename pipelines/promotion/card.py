@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mst.config import Config
 from mst.data.annotations import Sample
@@ -20,6 +21,7 @@ from mst.pictures import strip
 from pipelines.promotion.comparison import Evaluated, Figures
 from pipelines.promotion.rules import Reason
 
+_TEMPLATE = "card.md.jinja"
 _TARGET = 0.9
 _MAX_WIDTH = 2000  # of a picture, in pixels
 
@@ -69,80 +71,11 @@ def short(facts: Facts) -> str:
 
 
 def _markdown(facts: Facts) -> str:
-    pictures = "\n\n".join(
-        f"### {name}\n\n![best, median and worst object]({name}.jpg)" for name in facts.figures
-    )
-    reasons = [
-        f"| {each.rule} | {'yes' if each.holds else '**no**'} | {each.finding} |" for each in facts.reasons
-    ]
     defaults = flatten(Config())
     changed = {key: value for key, value in flatten(facts.config).items() if value != defaults[key]}
-    return f"""# {facts.title}
-
-Click-based interactive segmentation: from an image and clicks, positive on the object and negative beside it,
-to the object's mask (MST, arXiv:2401.04403).
-
-## Figures
-
-{_table(facts.figures)}
-
-NoC@T: mean number of clicks of the evaluation's robot until the IoU is T %, with its 95 % bootstrap
-interval; an object that never gets there counts the most clicks. Times are the model's alone, with a batch of
-one, on {facts.provenance["machine"]}.
-
-## Why it is the champion
-
-{facts.comparison}
-
-| rule | holds | finding |
-|-|-|-|
-{chr(10).join(reasons)}
-
-## Objects
-
-The best, the median and the worst by NoC@90: image and clicks, mask after the first click and after the one
-that reached 90 %, or the last one; truth.
-
-{pictures}
-
-## Made from
-
-{_list(facts.provenance, ("version.",))}
-
-Versions of packages: `provenance.json`; what predicting needs: `requirements.txt`.
-
-## Settings
-
-Other than the defaults; all of them are in `artifacts/checkpoint/config.json`.
-
-{_list(changed)}
-
-## Use
-
-```python
-import mlflow
-
-model = mlflow.pyfunc.load_model("models:/mst@champion")
-clicks = [{{"x": 120.0, "y": 80.0, "is_positive": True}}]
-model.predict([{{"image": "<an image file in base64>", "clicks": clicks}}])
-```
-
-or `mlflow models serve -m models:/mst@champion --env-manager local`, or the project's own server.
-"""
-
-
-def _table(figures: Mapping[str, Figures]) -> str:
-    rows = [
-        f"| {name} | {each.objects} | {each.noc85} | {each.noc90} | {each.ms_per_click:.0f} |"
-        for name, each in figures.items()
-    ]
-    return "\n".join(["| data set | objects | NoC@85 | NoC@90 | ms a click |", "|-|-:|-:|-:|-:|", *rows])
-
-
-def _list(values: Mapping[str, object], without: tuple[str, ...] = ()) -> str:
-    """A Markdown list of what does not begin with one of `without`."""
-    shown = {name: value for name, value in values.items() if not name.startswith(without)}
-    return "\n".join(f"- {name}: `{value}`" for name, value in shown.items()) or "- none"
+    here = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=here, undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return pages.get_template(_TEMPLATE).render(**facts._asdict(), changed=changed)
 
 
 def _objects(evaluated: Evaluated) -> RGB:

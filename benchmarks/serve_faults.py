@@ -25,7 +25,7 @@ from benchmarks.shared.serving import (
     CHECKPOINT,
     Annotator,
     annotate,
-    crown,
+    make_champion,
     serving_scenes,
     total,
     upload,
@@ -114,12 +114,12 @@ def swapped(url: str, uri: str, folder: Path) -> Iterator[Row]:
 
     def move() -> None:
         time.sleep(2)
-        crown(uri, changed(folder / "two", 0.9))
+        make_champion(uri, changed(folder / "two", 0.9))
         taken["good"] = wait_for(lambda: ready().get("version") == "2", 90)
-        crown(uri, changed(folder / "three", float("nan")))
+        make_champion(uri, changed(folder / "three", float("nan")))
         taken["broken"] = wait_for(lambda: bool(ready().get("rejected")), 90)
         time.sleep(3)
-        crown(uri, changed(folder / "four", 0.8))
+        make_champion(uri, changed(folder / "four", 0.8))
         taken["next"] = wait_for(lambda: ready().get("version") == "4", 90)
         time.sleep(2)
 
@@ -173,7 +173,7 @@ def rows(seconds: float) -> Iterator[Row]:
         yield from followed(url, max(seconds, 45))
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/mlflow.db"
-        crown(uri, changed(Path(folder) / "one", 1.0))
+        make_champion(uri, changed(Path(folder) / "one", 1.0))
         champion = {"model": "models:/mst@champion", "tracking_uri": uri, "poll_seconds": 2}
         with serving_scenes(**patient, **champion, max_batch=4, min_replicas=2, max_replicas=2) as url:
             yield from swapped(url, uri, Path(folder))

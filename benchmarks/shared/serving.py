@@ -164,7 +164,7 @@ def wait_for(holds: Callable[[], bool], seconds: float) -> float:
     return math.inf
 
 
-def crown(uri: str, folder: Path) -> str:
+def make_champion(uri: str, folder: Path) -> str:
     """Make a checkpoint the champion of a registry; return its version."""
     client, digests = registry_client(uri), verify(folder)["sha256"]
     outcome = register(

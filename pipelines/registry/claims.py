@@ -1,4 +1,4 @@
-"""Who may crown a champion: an order of claims that every client reads the same way.
+"""Whose claim to be the champion is accepted: an order of claims that every client reads the same way.
 
 MLflow changes an alias without looking, so two promotions that were decided against the same champion would
 both win, the later one unseen by the earlier. What its database does order is versions: no two of a model get
@@ -20,10 +20,14 @@ class State(StrEnum):
 
     OPEN = "open"
     """Its version is there, and the aliases may not follow it yet."""
-    CROWNED = "crowned"
+    ACCEPTED = "accepted"
     """It held, and the aliases followed."""
     OVERTAKEN = "overtaken"
     """Another one was first."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "State | None":
+        return cls.ACCEPTED if value == "crowned" else None  # as registries of earlier versions have it
 
 
 class Claim(NamedTuple):
@@ -41,6 +45,6 @@ def holding(claims: Iterable[Claim]) -> set[int]:
     found = set[int]()
     for claim in sorted(claims):
         came_between = any(claim.after < number < claim.number for number in found)
-        if claim.state is State.CROWNED or (claim.state is State.OPEN and not came_between):
+        if claim.state is State.ACCEPTED or (claim.state is State.OPEN and not came_between):
             found.add(claim.number)
     return found

@@ -144,8 +144,8 @@ def register(
     _settle(client)
     # A request whose reply was lost is sent again: then two versions have this claim, of which one can hold.
     ours = [each for each in versions(client) if each.tags.get(_CLAIM) == claim]
-    crowned = [each for each in ours if each.tags[STATE] == State.CROWNED]
-    return Outcome(str((crowned or ours)[0].version), bool(crowned))
+    accepted = [each for each in ours if _state(each) is State.ACCEPTED]
+    return Outcome(str((accepted or ours)[0].version), bool(accepted))
 
 
 def roll_back(client: MlflowClient, why: str, number: str | None = None) -> Outcome:
@@ -165,7 +165,7 @@ def roll_back(client: MlflowClient, why: str, number: str | None = None) -> Outc
         raise CheckpointError(f"there is no {PREVIOUS} champion of '{REGISTERED_MODEL}' to go back to")
     if wanted.version == seen.champion.version:
         raise CheckpointError(f"version {wanted.version} is the champion already")
-    if wanted.tags.get(STATE) == State.OVERTAKEN:
+    if _state(wanted) is State.OVERTAKEN:
         raise CheckpointError(f"version {wanted.version} was never the champion: another one was first")
     tags = {name: value for name, value in wanted.tags.items() if name not in _LOG}
     return register(
@@ -215,25 +215,30 @@ def _settle(client: MlflowClient) -> None:
     between, the next promotion finds the alias of a version that has been succeeded.
     """
     there = versions(client)
-    still_open = [each for each in there if each.tags.get(STATE) == State.OPEN]
+    still_open = [each for each in there if _state(each) is State.OPEN]
     hold = holding(map(_claim, filter(_is_claim, there)))
     for version in still_open:
         number = str(version.version)
         if int(number) in hold:
             _set_aliases(client, version, there)
-        state = State.CROWNED if int(number) in hold else State.OVERTAKEN
+        state = State.ACCEPTED if int(number) in hold else State.OVERTAKEN
         client.set_model_version_tag(REGISTERED_MODEL, number, STATE, state)
     if still_open:
         _follow_last(client)
 
 
+def _state(version: ModelVersion) -> State | None:
+    """What has become of a version's claim; None for one that no promotion made."""
+    return State(version.tags[STATE]) if STATE in version.tags else None
+
+
 def _follow_last(client: MlflowClient) -> None:
-    """Set the aliases of the last version that was crowned, if another client has set older ones since."""
+    """Set the aliases of the last version that was accepted, if another client has set older ones since."""
     there = versions(client)
-    crowned = [each for each in there if each.tags.get(STATE) == State.CROWNED]
+    accepted = [each for each in there if _state(each) is State.ACCEPTED]
     aliased = _aliased(client, CHAMPION)
-    if crowned and aliased and int(aliased.version) < int(crowned[-1].version):
-        _set_aliases(client, crowned[-1], there)
+    if accepted and aliased and int(aliased.version) < int(accepted[-1].version):
+        _set_aliases(client, accepted[-1], there)
         _follow_last(client)
 
 

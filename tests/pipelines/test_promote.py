@@ -146,9 +146,9 @@ def test_what_was_promoted_by_force_can_be_rolled_back(registry, run, request_of
     assert comparisons[3].startswith("             forced: a test; refused: gain: NoC@90 +")
     assert len(comparisons) == 4
     assert [line.split()[1] for line in log[::2]] == ["1", "2", "3", "4"]
-    assert "forced, crowned " in log[2]
-    assert "rollback, crowned, previous" in log[4]
-    assert "rollback, crowned, champion" in log[6]
+    assert "forced, accepted " in log[2]
+    assert "rollback, accepted, previous" in log[4]
+    assert "rollback, accepted, champion" in log[6]
     assert "back to version 1: the first one" in log[7]
 
 

@@ -71,7 +71,7 @@ def check_race(uri: str, told: list[dict], clients: int, rounds: int, before: in
         winners.append(won[0])
     for each in told:
         state = there[each["version"]].tags["promotion"]
-        assert state == (State.CROWNED if each["won"] else State.OVERTAKEN)
+        assert state == (State.ACCEPTED if each["won"] else State.OVERTAKEN)
         assert there[each["version"]].description == each["name"]
     client = registry_client(uri)
     assert str(snapshot(client).champion.version) == winners[-1]["version"]
@@ -123,6 +123,18 @@ def test_a_promotion_that_was_cut_short_is_finished_by_the_next_one(registry, so
         roll_back(client, "why", "3")
     assert str(snapshot(client).champion.version) == "2"
     assert str(client.get_model_version_by_alias("mst", "previous").version) == "1"
+
+
+def test_an_accepted_claim_of_an_earlier_version_of_the_project_still_counts(registry, source):
+    client = registry_client(registry)
+    promoted(client, source)
+    seen = snapshot(client)
+    promoted(client, source, seen)
+    for number in ("1", "2"):
+        client.set_model_version_tag("mst", number, "promotion", "crowned")  # as it was called
+    assert promoted(client, source, seen) == ("3", False)
+    assert str(snapshot(client).champion.version) == "2"
+    assert roll_back(client, "why", "1").is_champion
 
 
 def test_a_client_that_comes_late_does_not_bring_an_old_champion_back(registry, source):

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from benchmarks.shared.serving import crown, wait_for
+from benchmarks.shared.serving import make_champion, wait_for
 from mst.checkpoint import load_model, save_checkpoint
 from mst.config import Config, EvalConfig
 from mst.errors import CheckpointError
@@ -51,7 +51,7 @@ def versioned(settings: ServeSettings, first: str = "") -> Iterator[str]:
 
 def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    crown(registry, random_checkpoint(tmp_path / "one", 1))
+    make_champion(registry, random_checkpoint(tmp_path / "one", 1))
     settings = ServeSettings(
         model="models:/mst@champion", image_store=str(tmp_path / "images"), poll_seconds=0.2, max_batch=1
     )
@@ -68,15 +68,15 @@ def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp
 
         annotator = threading.Thread(target=click)
         annotator.start()
-        crown(registry, random_checkpoint(tmp_path / "two", 2))
+        make_champion(registry, random_checkpoint(tmp_path / "two", 2))
         assert wait_for(lambda: client.get("/readyz").json()["version"] == "2", 30) < 30
-        crown(registry, random_checkpoint(tmp_path / "three", 3, bias=float("nan")))
+        make_champion(registry, random_checkpoint(tmp_path / "three", 3, bias=float("nan")))
         assert wait_for(lambda: client.get("/readyz").json()["rejected"], 30) < 30
         ready = client.get("/readyz").json()
         assert ready["version"] == "2"
         assert ready["rejected"]["model"] == "models:/mst/3"
         assert "no numbers" in ready["rejected"]["reason"]
-        crown(registry, random_checkpoint(tmp_path / "four", 4))
+        make_champion(registry, random_checkpoint(tmp_path / "four", 4))
         assert wait_for(lambda: client.get("/readyz").json()["version"] == "4", 30) < 30
         assert client.get("/readyz").json()["rejected"] is None
         assert 'name="mst",replica="local",version="4"} 1.0' in client.get("/metrics").text
@@ -96,7 +96,7 @@ def test_the_champion_is_followed_and_a_broken_one_is_never_let_in(registry, tmp
 
 def test_what_starts_anew_while_the_champion_is_broken_serves_the_one_before_it(registry, tmp_path):
     for number, bias in ((1, 0.0), (2, 0.0), (3, float("nan"))):
-        crown(registry, random_checkpoint(tmp_path / str(number), number, bias))
+        make_champion(registry, random_checkpoint(tmp_path / str(number), number, bias))
     settings = ServeSettings(
         model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1, precision="fp32"
     )
@@ -107,7 +107,7 @@ def test_what_starts_anew_while_the_champion_is_broken_serves_the_one_before_it(
 
 
 def test_nobody_is_told_where_the_registry_is(registry, tmp_path):
-    crown(registry, random_checkpoint(tmp_path / "one", 1))
+    make_champion(registry, random_checkpoint(tmp_path / "one", 1))
     settings = ServeSettings(model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1)
     with versioned(settings) as url:
         body = {"image": base64.b64encode(png(picture())).decode(), "clicks": CLICKS}
@@ -122,7 +122,7 @@ def test_nobody_is_told_where_the_registry_is(registry, tmp_path):
 
 def test_a_version_whose_settings_were_changed_is_refused(registry, tmp_path):
     folder = random_checkpoint(tmp_path / "one", 1)
-    crown(registry, folder)
+    make_champion(registry, folder)
     model, _ = load_model(folder)
     save_checkpoint(folder, model.state_dict(), Config(model=TINY_MODEL, eval=EvalConfig(threshold=0.9)))
     with pytest.raises(CheckpointError, match="its settings are not those that were registered"):
@@ -130,7 +130,7 @@ def test_a_version_whose_settings_were_changed_is_refused(registry, tmp_path):
 
 
 def test_an_alias_that_is_not_there_is_looked_up_once_in_a_while(registry, tmp_path):
-    crown(registry, random_checkpoint(tmp_path / "one", 1))
+    make_champion(registry, random_checkpoint(tmp_path / "one", 1))
     settings = ServeSettings(
         model="models:/mst@champion", image_store=str(tmp_path / "images"), max_batch=1, poll_seconds=2
     )

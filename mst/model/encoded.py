@@ -1,6 +1,7 @@
 """What a network knows of an image before any click on it."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,8 @@ class Encoded(NamedTuple):
     """(B, channels, H / 4, W / 4), what the head sees of the image itself; None without `model.detail`."""
     likeness: Tensor | None = None
     """(B, L, C), the tokens by which `ClickContext` compares; only where no block follows the clicks."""
+    weights: str | None = None
+    """Names the weights that it was encoded by; None where these may change (`MST.settle`)."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what differs from image to image by name, as `with_tensors` takes it."""
@@ -55,6 +58,7 @@ class Encoded(NamedTuple):
             tuple(each._replace(tokens=tensors[f"scale_{each.patch_size}"]) for each in self.scales),
             tensors.get("detail"),
             tensors.get("likeness"),
+            self.weights,
         )
 
     def split(self) -> list["Encoded"]:
@@ -77,3 +81,12 @@ def join(images: Sequence[Encoded]) -> Encoded:
         return images[0]
     each = [image.tensors() for image in images]
     return images[0].with_tensors({name: torch.cat([one[name] for one in each]) for name in each[0]})
+
+
+def digest(parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a name for weights: the same for the same, another for others."""
+    found = hashlib.sha256()
+    for name, weight in sorted(parameters, key=lambda each: each[0]):
+        found.update(name.encode())
+        found.update(weight.detach().cpu().float().numpy().tobytes())
+    return found.hexdigest()

@@ -13,7 +13,7 @@ from mst.config import ModelConfig
 from mst.model.attention import NORM_EPS, Block
 from mst.model.click_context import ClickContext
 from mst.model.detail import Detail
-from mst.model.encoded import Encoded, Features
+from mst.model.encoded import Encoded, Features, digest
 from mst.model.fusion import FusionStage, StageTrace
 from mst.model.head import MLPHead
 from mst.model.narrowing import Narrowing
@@ -83,6 +83,7 @@ class MST(nn.Module):
     def __init__(self, config: ModelConfig, *, recompute: bool = False) -> None:
         super().__init__()
         self.config, self._recompute = config, recompute
+        self._digest: str | None = None
         vit, late = config.dimensions, config.late
         grid = config.image_size // config.patch_size
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -166,9 +167,12 @@ class MST(nn.Module):
     def settle(self, sides: Sequence[int]) -> None:
         """Resize kernels and positions once for all forwards, until weights are loaded or training begins.
 
+        So long, what was encoded by other weights is refused.
+
         Args:
             sides: of square images in pixels; others are accepted too, and cost what they did.
         """
+        self._digest = digest(self.named_parameters())
         self.patch_embed.settle(of_image=self.config.click_entry > 0)
         for side in sides:
             for size in (self.config.patch_size, *self.config.patch_sizes):
@@ -186,6 +190,7 @@ class MST(nn.Module):
         return super().load_state_dict(*args, **options)
 
     def _unsettle(self) -> None:
+        self._digest = None
         unsettle(self.patch_embed)
         unsettle(self.pos_embed)
 
@@ -226,12 +231,29 @@ class MST(nn.Module):
         detail = None if self.detail_image is None else self.detail_image(seen.pixels)
         is_last = self.click_context is not None and not self.config.blocks_of_vit_behind_clicks
         return Encoded(
-            (height, width), None, base, tuple(scales), detail, seen.tokens[-1] if is_last else None
+            (height, width),
+            None,
+            base,
+            tuple(scales),
+            detail,
+            seen.tokens[-1] if is_last else None,
+            self._digest,
         )
 
     def click(self, encoded: Encoded, clicks: Tensor, prev_mask: Tensor, *, full_size: bool = True) -> Output:
-        """Predict the object that the clicks mean on an image that is encoded; arguments as of `forward`."""
+        """Predict the object that the clicks mean on an image that is encoded; arguments as of `forward`.
+
+        Raises:
+            ValueError: it was encoded by other weights, or the previous mask is of an image of another size.
+        """
         height, width = encoded.size
+        if self._digest and encoded.weights and self._digest != encoded.weights:
+            raise ValueError("this image was encoded by other weights; encode it with this model")
+        if tuple(prev_mask.shape[-2:]) != (height, width):
+            raise ValueError(
+                f"the previous mask is of {tuple(prev_mask.shape[-2:])} pixels, the encoded image of "
+                f"{(height, width)}"
+            )
         maps = torch.cat([prev_mask, click_maps(clicks, height, width, self.config.click_radius)], 1)
         if encoded.base is None:
             assert encoded.pixels is not None

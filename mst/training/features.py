@@ -18,7 +18,7 @@ from torch import Tensor
 from mst.data.files import size_of, written_whole
 from mst.errors import DataError
 from mst.model import MST
-from mst.model.encoded import Features
+from mst.model.encoded import Features, digest
 
 _log = logging.getLogger(__name__)
 
@@ -101,9 +101,6 @@ def _read(file: Path, shape: tuple[int, int, int]) -> Tensor | None:
 
 def _name(model: MST) -> str:
     """A name for an encoder: of its settings and weights."""
-    digest = hashlib.sha256(repr([(each, getattr(model.config, each)) for each in _OF_ENCODER]).encode())
-    for name, weight in sorted(model.named_parameters()):
-        if model.is_of_encoder(name):
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    settings = repr([(each, getattr(model.config, each)) for each in _OF_ENCODER])
+    weights = digest(each for each in model.named_parameters() if model.is_of_encoder(each[0]))
+    return hashlib.sha256(f"{settings} {weights}".encode()).hexdigest()[:16]

@@ -206,3 +206,47 @@ def test_what_is_encoded_holds_no_pixels_that_a_click_does_not_need():
     assert isinstance(encoded, Encoded)
     assert encoded.pixels is None
     assert encoded.likeness is None  # without `click_context`
+
+
+@torch.inference_mode()
+def test_what_was_encoded_by_other_weights_or_of_another_size_is_refused():
+    late = TINY_MODEL.model_copy(update={"click_entry": 2, "fusion_stages": 1})
+    one, other = MST(late).eval(), MST(late).eval()
+    image, clicks, nothing = (
+        torch.rand(1, 3, 56, 56),
+        torch.tensor([[[3.0, 4.0, 1.0]]]),
+        torch.zeros(1, 1, 56, 56),
+    )
+    for each in (one, other):
+        each.settle([56])
+    one.click(one.encode(image), clicks, nothing)
+    with pytest.raises(ValueError, match="encoded by other weights"):
+        other.click(one.encode(image), clicks, nothing)
+    twin = MST(late).eval()
+    twin.load_state_dict(one.state_dict())
+    twin.settle([56])
+    twin.click(one.encode(image), clicks, nothing)
+    with pytest.raises(ValueError, match=r"of \(28, 28\) pixels, the encoded image of \(56, 56\)"):
+        one.click(one.encode(image), clicks, nothing[..., :28, :28])
+
+
+def test_what_was_resized_once_is_forgotten_when_weights_change():
+    model = MST(TINY_MODEL.model_copy(update={"click_entry": 2, "fusion_stages": 1})).eval()
+    other = MST(model.config).eval()
+    image = torch.rand(1, 3, 56, 56)
+    with torch.inference_mode():
+        before = model.encode(image).tensors()
+        model.settle([56])
+        settled = model.encode(image).tensors()
+    assert all(torch.equal(before[name], each) for name, each in settled.items())
+    assert not any("settled" in name for name in model.state_dict())
+    model.load_state_dict(other.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(model.encode(image).tensors()["scale_4"], other.encode(image).tensors()["scale_4"])
+    model.settle([56])
+    model.train()
+    with torch.no_grad():
+        model.pos_embed.grid += 1
+        other.pos_embed.grid += 1
+        changed = model.eval().encode(image).tensors()["scale_4"]
+        assert torch.equal(changed, other.encode(image).tensors()["scale_4"])

@@ -121,21 +121,27 @@ def parent_of(plan: Plan, folder: UPath, uri: str) -> TrackedRun:
     return open_run(uri, folder, plan.config)
 
 
-def write_results(plan: Plan, trials: Sequence[TrialRecord], folder: UPath, parent: TrackedRun) -> None:
-    """Write the sweep's results into its folder, and log them."""
+def write_results(
+    plan: Plan, trials: Sequence[TrialRecord], found: Sequence[Point], folder: UPath, parent: TrackedRun
+) -> None:
+    """Write the sweep's trials and points into its folder, and log them."""
     ranked, objectives = rank(trials, plan.primary), plan.all_objectives()
     unranked = [each for each in trials if each not in ranked]
     results = {
         "objectives": list(plan.objectives),
         "pareto_set": [each.name for each in pareto_set(trials, objectives)],
-        "points": [_point(each) for each in points(plan, trials, folder)] if plan.seeds > 1 else [],
+        "points": [_point(each) for each in found] if plan.seeds > 1 else [],
         "trials": [_described(plan, each, folder) for each in [*ranked, *unranked]],
     }
     out = folder / "sweep.json"
     out.write_text(json.dumps(results, indent=2))
     metrics = ranked[0].best(plan.primary).metrics
     parent.log({f"best_{name}": value for name, value in metrics.items()}, len(trials))
-    for file in (out, folder / "plan.json", *write_page(plan, trials, folder)):
+    for file in (
+        out,
+        folder / "plan.json",
+        *write_page(plan, trials, folder, found if plan.seeds > 1 else ()),
+    ):
         parent.client().log_artifact(parent.run_id, str(file))
 
 
@@ -158,12 +164,12 @@ def _point(point: Point) -> dict[str, Any]:
     }
 
 
-def show_trials(plan: Plan, trials: Sequence[TrialRecord], folder: UPath, screen: Console) -> None:
+def show_trials(plan: Plan, trials: Sequence[TrialRecord], found: Sequence[Point], screen: Console) -> None:
     """Print all trials, best first, the points that they are of, and those that no other one beats."""
     ranked = rank(trials, plan.primary)
     screen.print(trials_table(plan, [*ranked, *(each for each in trials if each not in ranked)], trials))
     if plan.seeds > 1:
-        screen.print(points_table(plan, points(plan, trials, folder)))
+        screen.print(points_table(plan, found))
     if len(plan.objectives) > 1:
         front = pareto_set(trials, plan.all_objectives())
         screen.print(f"Pareto set: {', '.join(each.name for each in front)}", highlight=False)
@@ -234,18 +240,18 @@ def carry_out(arguments: argparse.Namespace, plan: Plan, folder: UPath, parent: 
     view = SweepView(plan, screen, concurrent_trials(plan))
     with view.shown():
         trials, reached = sweep(plan, folder, parent, limits, view)
-    ranked = rank(trials, plan.primary)
-    if ranked:
-        write_results(plan, trials, folder, parent)
-        show_trials(plan, trials, folder, screen)
+    found = points(plan, trials, folder)
+    if found:
+        write_results(plan, trials, found, folder, parent)
+        show_trials(plan, trials, found, screen)
         print(f"page: {folder / 'sweep.html'}   all trials: {folder / 'sweep.json'}")
     if reached:
         print(f"ended by its limit of {reached}; go on by --resume {folder.name}")
     elif len(trials) < plan.runs or any(each.state == "running" for each in trials):
         print(f"go on by --resume {folder.name}")
         raise KeyboardInterrupt  # which Ray Tune has caught, to stop its trials
-    if ranked:
-        finish(arguments, plan, points(plan, trials, folder)[0].trials[0], folder, parent)
+    if found:
+        finish(arguments, plan, found[0].trials[0], folder, parent)
 
 
 def main() -> None:

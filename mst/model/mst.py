@@ -172,7 +172,8 @@ class MST(nn.Module):
         Args:
             sides: of square images in pixels; others are accepted too, and cost what they did.
         """
-        self._digest = digest(self.named_parameters())
+        if self.config.click_entry and self._digest is None:  # without an entry nothing is kept of images
+            self._digest = digest(self.named_parameters())
         self.patch_embed.settle(of_image=self.config.click_entry > 0)
         for side in sides:
             for size in (self.config.patch_size, *self.config.patch_sizes):

@@ -8,7 +8,7 @@ from upath import UPath
 from pipelines.sweeping.budget import spent
 from pipelines.sweeping.charts import CHARTS, as_png, as_svg, pareto_objectives
 from pipelines.sweeping.plan import Plan
-from pipelines.sweeping.points import Point, points
+from pipelines.sweeping.points import Point
 from pipelines.sweeping.record import TrialRecord, pareto_set, rank
 from pipelines.sweeping.table import point_cells
 
@@ -42,22 +42,24 @@ for (const row of document.querySelectorAll('tbody tr')) {
 """
 
 
-def write_page(plan: Plan, trials: Sequence[TrialRecord], folder: UPath) -> list[UPath]:
+def write_page(
+    plan: Plan, trials: Sequence[TrialRecord], folder: UPath, ranked: Sequence[Point] = ()
+) -> list[UPath]:
     """Write `sweep.html` and `sweep.png` into a sweep's folder; return both.
 
     Args:
         plan: of the sweep.
         trials: all of it; at least one has a validation.
         folder: of the sweep.
+        ranked: its points, best first; shown where each was trained by several seeds.
     """
     page, picture = folder / "sweep.html", folder / "sweep.png"
-    page.write_text(_page(plan, trials, folder))
+    page.write_text(_page(plan, trials, folder.name, ranked))
     picture.write_bytes(as_png(plan, trials, f"{folder.name}: {_facts(plan, trials)}"))
     return [page, picture]
 
 
-def _page(plan: Plan, trials: Sequence[TrialRecord], folder: UPath) -> str:
-    name = folder.name
+def _page(plan: Plan, trials: Sequence[TrialRecord], name: str, ranked: Sequence[Point]) -> str:
     charts = "\n".join(
         f"<section><h2>{title}</h2>{as_svg(chart, size, plan, trials)}</section>"
         for title, (chart, size) in CHARTS.items()
@@ -67,7 +69,7 @@ def _page(plan: Plan, trials: Sequence[TrialRecord], folder: UPath) -> str:
 <title>{html.escape(name)}</title><style>{_CSS}</style>
 <h1>{html.escape(name)}</h1><p class="facts">{html.escape(_facts(plan, trials))}</p>
 <div class="charts">{charts}</div>
-{_points(plan, points(plan, trials, folder)) if plan.seeds > 1 else ""}
+{_points(plan, ranked) if plan.seeds > 1 else ""}
 {_table(plan, trials)}
 <p class="facts">◆ no other trial is better in {" or ".join(each.label for each in pareto_objectives(plan))}
 without being worse in the other. Each trial counts with its best validation.

@@ -9,6 +9,7 @@ from upath import UPath
 
 from mst.errors import CheckpointError
 from mst.evaluation.metrics import number_of_clicks
+from mst.evaluation.report.evaluation import held
 from mst.evaluation.statistics import Interval, bootstrap_interval
 from mst.training.checkpoints import ValidatedObject, best, validated_objects
 from pipelines.sweeping.plan import Plan
@@ -24,7 +25,7 @@ class Point(NamedTuple):
     """Of the first objective, in that order."""
     mean: float
     interval: Interval | None
-    """Of the mean, over images; None where validations did not keep their objects."""
+    """Of the mean, over images; None for one training, or where objects were not kept."""
 
 
 def points(plan: Plan, trials: Sequence[TrialRecord], folder: UPath) -> list[Point]:
@@ -41,8 +42,9 @@ def points(plan: Plan, trials: Sequence[TrialRecord], folder: UPath) -> list[Poi
         if not ranked:
             continue
         values = [plan.primary.shown(each.best(plan.primary).metrics) for each in ranked]
-        mean = sum(values) / len(values)
-        found.append(Point(tuple(ranked), tuple(values), mean, _interval(plan, ranked, folder)))
+        # Only several trainings are told with an interval, for which each one's checkpoint is read.
+        interval = _interval(plan, ranked, folder) if plan.seeds > 1 else None
+        found.append(Point(tuple(ranked), tuple(values), sum(values) / len(values), interval))
     sign = -1 if plan.primary.mode == "max" else 1
     return sorted(found, key=lambda each: (-len(each.trials), sign * each.mean))
 
@@ -64,8 +66,7 @@ def _figures(plan: Plan, objects: Sequence[ValidatedObject]) -> NDArray[np.float
     """The first objective's figure of each object."""
     most, name = plan.config.train.val_clicks, plan.objectives[0]
     if name == "iou":
-        return np.array(
-            [np.mean([*each.ious, *[each.ious[-1]] * (most - len(each.ious))]) for each in objects]
-        )
+        clicks = range(1, most + 1)
+        return np.array([np.mean([held(each.ious, click) for click in clicks]) for each in objects])
     target = int(name.removeprefix("noc")) / 100
     return np.array([number_of_clicks(each.ious, target, most) for each in objects], np.float64)

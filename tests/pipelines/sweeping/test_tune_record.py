@@ -127,7 +127,7 @@ def test_points_are_ranked_by_the_mean_of_their_seeds_and_whole_ones_come_first(
     assert [each.mean for each in ranked] == pytest.approx([0.6, 0.5, 0.99])
     assert ranked[1].values == (0.9, 0.1)
     assert ranked[0].interval is None  # no checkpoint tells of objects
-    write_page(plan, record.trials(), folder)
+    write_page(plan, record.trials(), folder, ranked)
     assert "each seed" in (folder / "sweep.html").read_text()
 
 

@@ -122,6 +122,10 @@ class TrainConfig(Settings):
             )
         return self
 
+    def frozen_in(self, epoch: int) -> tuple[str, ...]:
+        """Return the parts that stay as they are in an epoch, from 0."""
+        return self.frozen if epoch < self.freeze_epochs else ()
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch."""

@@ -195,9 +195,13 @@ class MST(nn.Module):
         unsettle(self.patch_embed)
         unsettle(self.pos_embed)
 
+    def normalized(self, image: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) in [0, 1] as the ViT expects them."""
+        return (image - self.mean) / self.std
+
     def features(self, image: Tensor) -> Features:
         """Run the encoder, the blocks before which no click enters, on images (B, 3, H, W) in [0, 1]."""
-        pixels = (image - self.mean) / self.std
+        pixels = self.normalized(image)
         if not self.config.click_entry:
             return Features(pixels, ())
         base = self._embed_image(pixels, self.config.patch_size)

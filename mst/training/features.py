@@ -49,7 +49,7 @@ class FeatureStore:
         Where one of them is missing all are encoded: a view's features are those of a whole batch then,
         whatever the disk holds, to the last bit.
         """
-        pixels = (images.float() / 255 - model.mean) / model.std
+        image = images.float() / 255
         files = [self._file(each) for each in images.cpu().numpy()]
         side = images.shape[-1] // model.config.patch_size
         shape = len(model.config.features) + 1, side**2, model.config.dimensions.embed_dim
@@ -57,16 +57,13 @@ class FeatureStore:
         if all(each is not None for each in found):
             kept = torch.stack([each for each in found if each is not None]).to(images.device)
         else:
-            kept = torch.stack(self._encoded(model, images).tokens, 1).bfloat16()
+            with torch.no_grad():
+                kept = torch.stack(model.features(image).tokens, 1).bfloat16()
             for file, known, tokens in zip(files, found, kept.cpu(), strict=True):
                 if known is None:
                     self.encoded += 1
                     self._write(file, tokens)
-        return Features(pixels, kept.float().unbind(1))
-
-    @torch.no_grad()
-    def _encoded(self, model: MST, images: Tensor) -> Features:
-        return model.features(images.float() / 255)
+        return Features(model.normalized(image), kept.float().unbind(1))
 
     def _file(self, pixels: np.ndarray) -> Path:
         name = hashlib.sha256(pixels.tobytes()).hexdigest()

@@ -163,7 +163,7 @@ def _check_skipped(skipped: int, drawn: int, config: Config) -> None:
 
 def _network(state: TrainingState, config: Config, epoch: int, shard: Shard) -> nn.Module:
     """The model as an epoch trains it, wrapped anew: the wrapper notes once which parameters learn."""
-    freeze(state.model, config.train.frozen if epoch < config.train.freeze_epochs else ())
+    freeze(state.model, config.train.frozen_in(epoch))
     state.model.train()
     if shard.world_size == 1:
         return state.model

@@ -186,9 +186,7 @@ def flops_of_step(step: int, config: Config, parts: Mapping[int, PartsFlops]) ->
     """
     encode, click = parts[side_of_step(step, config)]
     added = iterations(step, config)
-    is_frozen = (
-        "encoder" in config.train.frozen and step < config.train.freeze_epochs * config.train.steps_per_epoch
-    )
+    is_frozen = "encoder" in config.train.frozen_in(step // config.train.steps_per_epoch)
     encodings = 1 if is_frozen else 3 + min(1, added)
     return encodings * encode + (3 + added) * click
 

@@ -116,7 +116,6 @@ class ServedModel:
     def _prepare(self, settings: ServeSettings) -> None:
         """Choose precision and encoder, by trials."""
         self._model.settle(self._sides)
-        self._encodings = Encodings(self._model)
         self._bf16 = self._chooses_bf16(settings)
         encode = choose_encoder(self._model, self._sides, settings)
         # One crop after the other: what is known of one depends on no other, to the last bit.
@@ -139,7 +138,7 @@ class ServedModel:
             settings.precision == "auto" and not has_bf16(self._model.mean.device)
         ):
             return False
-        self._bf16, self._encodings = True, Encodings(self._model)
+        self._bf16 = True
         difference = float(np.abs(self._tried() - exact).mean())
         return settings.precision == "bf16" or difference <= _CLOSE
 
@@ -160,6 +159,7 @@ class ServedModel:
 
     def _tried(self) -> NDArray[np.float32]:
         """The trial's probabilities, (S, S)."""
+        self._encodings = Encodings(self._model)  # none of another precision
         size = self.description.image_size
         logits, _ = self._run([self._trial(size)], SLOTS[0])
         probabilities = to_probabilities(torch.from_numpy(logits)[None], size)[0]

@@ -59,6 +59,10 @@ torch.set_num_threads(THREADS)
 TINY_MODEL = ModelConfig(
     size="tiny", depth=2, fusion_stages=1, image_size=56, patch_size=8, patch_sizes=(4, 14)
 )
+LATE_MODEL = TINY_MODEL.model_copy(
+    update={"click_entry": 2, "late_width": 64, "late_blocks": 1, "detail": True, "click_context": True}
+)
+"""The same, but clicks enter after all blocks, into a narrower part of their own."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,17 +9,13 @@ from mst.encoders import MIN_COSINE, OpenVINOEncoder, least_cosine
 from mst.encodings import Encodings
 from mst.errors import MSTError
 from mst.model import MST
-from tests.conftest import TINY_MODEL
-
-LATE = TINY_MODEL.model_copy(
-    update={"click_entry": 2, "late_width": 64, "late_blocks": 1, "detail": True, "click_context": True}
-)
+from tests.conftest import LATE_MODEL, TINY_MODEL
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return MST(LATE).eval()
+    return MST(LATE_MODEL).eval()
 
 
 @pytest.fixture(scope="module")

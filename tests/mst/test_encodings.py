@@ -12,18 +12,15 @@ from mst.evaluation.batched import evaluate_batched
 from mst.model import MST
 from mst.model.encoded import join
 from mst.predictor import Predictor
-from tests.conftest import TINY_MODEL
+from tests.conftest import LATE_MODEL, TINY_MODEL
 
-LATE = TINY_MODEL.model_copy(
-    update={"click_entry": 2, "late_width": 64, "late_blocks": 1, "detail": True, "click_context": True}
-)
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return MST(LATE).eval()
+    return MST(LATE_MODEL).eval()
 
 
 @pytest.fixture

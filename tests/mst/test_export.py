@@ -11,7 +11,7 @@ from mst.errors import MSTError
 from mst.export import export_onnx, export_onnx_parts, export_program
 from mst.model import MST
 from pipelines.storage import PROJECT
-from tests.conftest import TINY_MODEL
+from tests.conftest import LATE_MODEL
 
 SLOTS = 6
 
@@ -21,15 +21,10 @@ def model():
     return load_model(PROJECT / "checkpoints" / "scenes_tiny")[0].eval()
 
 
-LATE = TINY_MODEL.model_copy(
-    update={"click_entry": 2, "late_width": 64, "late_blocks": 1, "detail": True, "click_context": True}
-)
-
-
 @torch.inference_mode()
 def test_encoder_and_click_are_two_files_that_compute_the_same_together(tmp_path):
     torch.manual_seed(0)
-    late = MST(LATE).eval()
+    late = MST(LATE_MODEL).eval()
     encoder, click = (onnxruntime.InferenceSession(path) for path in export_onnx_parts(late, tmp_path, SLOTS))
     assert {each.name for each in tmp_path.iterdir()} == {"encoder.onnx", "click.onnx"}
     assert [each.name for each in click.get_inputs()][:3] == ["clicks", "prev_mask", "has_prev_mask"]

@@ -23,7 +23,7 @@ from serve.inference.model import SLOTS, Answer, ServedModel
 from serve.inference.registry import fetch_model, is_registered, pin
 from serve.inference.segmenter import Segmenter
 from serve.settings import ServeSettings
-from tests.conftest import TINY_MODEL, picture
+from tests.conftest import LATE_MODEL, TINY_MODEL, picture
 
 
 @pytest.fixture
@@ -55,10 +55,7 @@ def test_an_answer_does_not_depend_on_who_shares_the_batch(settings, checkpoint)
 def late(tmp_path, settings) -> ServeSettings:
     """Settings of a model whose clicks enter after all blocks."""
     torch.manual_seed(0)
-    model = TINY_MODEL.model_copy(
-        update={"click_entry": 2, "late_width": 64, "late_blocks": 1, "detail": True, "click_context": True}
-    )
-    save_checkpoint(tmp_path / "late", MST(model).state_dict(), Config(model=model))
+    save_checkpoint(tmp_path / "late", MST(LATE_MODEL).state_dict(), Config(model=LATE_MODEL))
     return settings.model_copy(update={"model": str(tmp_path / "late")})
 
 

@@ -8,6 +8,7 @@ coco:annotations/instances_train2017.json       COCO, or any file in its format
 lvis:lvis/lvis_v1_train.json?images=coco
 panoptic:annotations/panoptic_train2017.json    stuff, added to the other sources' objects
 labels:bsds                                     label maps
+labels:more/masks/food?images=more/images/food
 pairs:mine                                      images/NAME.jpg and masks/NAME.png
 hannotation:coco_lvis/train/hannotation.pickle  the field's own joined annotation
 grabcut:/data/GrabCut                           an evaluation set (`mst.data.readers.evaluation_sets`)

@@ -1,5 +1,6 @@
-"""Reader of photos with label maps, every region of which is an object (the layout of BSDS)."""
+"""Reader of photos with label maps, every region of which is an object."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from mst.data.annotations import ImageRecord, ObjectAnnotation, Records
+from mst.data.files import is_folder
 from mst.data.pixels.encode import annotate
 from mst.data.pixels.mask_images import read_labels
 from mst.data.problems import Problem
@@ -21,13 +23,22 @@ EMPTY_MAP = "label map without a region"
 NO_LABELS = "image that is no label map"
 
 _MAPS = frozenset({".png"})
+_LAYOUTS = ("regions", "masks")  # the folders that hold maps; the first that exists is read
+_VOID = "_void"
+
+_log = logging.getLogger(__name__)
 
 
 def read_label_maps(root: UPath, images: UPath | None = None) -> Records:
-    """Read `root/images/ID.jpg` with its maps `root/regions/ID_K.png`; label 0 is no region.
+    """Read photos `ID.jpg` with their maps `ID.png` or `ID_K.png`; label 0 is no region.
+
+    The maps lie in `root/regions` (BSDS) or `root/masks`, or in `root` itself where it has neither of these
+    and `images` is given: so one folder of a large set can be read alone.
 
     Several maps of one photo, as several people drew them, become the objects of one record; regions that
     they agree on are left to `mst.data.join` to reduce to one. Folders inside are parts of the IDs.
+    `ID_void.png` says which pixels nobody knows. Training has no such pixels, and takes them for background;
+    the log says how many photos have them.
 
     Args:
         root: the folder.
@@ -41,20 +52,34 @@ def read_label_maps(root: UPath, images: UPath | None = None) -> Records:
         DataError: the folder has another layout, or two photos or two maps have one name.
     """
     folder = images or root / "images"
-    photos, listed = list_files(folder), list_files(root / "regions", _MAPS)
+    photos, listed = list_files(folder), list_files(_folder_of_maps(root, images), _MAPS)
     maps: dict[str, list[UPath]] = defaultdict(list)
     problems = [*photos.passed_over, *listed.passed_over]
+    unknown = 0
     for name, path in listed.files.items():
-        owner = name.rpartition("_")[0]
-        if owner in photos.files:
-            maps[owner].append(path)
-        else:
+        owner = name if name in photos.files else name.rpartition("_")[0]
+        if owner not in photos.files:
             problems.append(Problem(NO_PHOTO, str(path), f"no photo for {owner or name}: {folder}/ID.jpg"))
+        elif name == owner + _VOID:
+            unknown += 1
+        else:
+            maps[owner].append(path)
     if not maps:
         first = f"; {problems[-1]}" if listed.files else ""
-        raise DataError(f"{root}: expected label maps regions/ID_K.png of photos {folder}/ID.jpg{first}")
+        raise DataError(
+            f"{root}: expected label maps regions/ID_K.png or masks/ID.png of photos {folder}/ID.jpg{first}"
+        )
+    if unknown:
+        _log.warning("%s: %d photos have pixels that nobody knows; they are background", root, unknown)
     records = [_record(photos.files[owner], paths, problems) for owner, paths in maps.items()]
     return Records([each for each in records if each is not None], tuple(problems))
+
+
+def _folder_of_maps(root: UPath, images: UPath | None) -> UPath:
+    for each in _LAYOUTS:
+        if is_folder(root / each):
+            return root / each
+    return root if images else root / _LAYOUTS[0]
 
 
 def _record(photo: UPath, paths: list[UPath], problems: list[Problem]) -> ImageRecord | None:

@@ -93,7 +93,7 @@ def export_onnx(model: MST, path: Path, slots: int) -> None:
     Raises:
         MSTError: the packages of the extra `export` are not installed.
     """
-    _write(export_program(model, slots), path, INPUTS, (OUTPUT,))
+    write_program(export_program(model, slots), path, INPUTS, (OUTPUT,))
 
 
 @torch.no_grad()
@@ -117,11 +117,7 @@ def export_onnx_parts(model: MST, folder: Path, slots: int) -> tuple[Path, Path]
         MSTError: the packages of the extra `export` are not installed, or clicks enter before the first
             block: then there is nothing to encode.
     """
-    if not model.config.click_entry:
-        raise MSTError(
-            "clicks enter before the first block (model.click_entry 0), so nothing can be encoded before "
-            "them; export the model as one file"
-        )
+    check_encodes(model)
     model = model.eval()
     side = model.config.image_size
     model.settle([side])
@@ -129,7 +125,7 @@ def export_onnx_parts(model: MST, folder: Path, slots: int) -> tuple[Path, Path]
     encoded = model.encode(image)
     names = tuple(encoded.tensors())
     encoder = torch.export.export(EncodedTensors(model), (image,), dynamic_shapes={"image": {0: _BATCH}})
-    _write(encoder, folder / "encoder.onnx", INPUTS[:1], names)
+    write_program(encoder, folder / "encoder.onnx", INPUTS[:1], names)
     example = (-torch.ones(2, slots, 3), torch.zeros(2, 1, side, side), torch.ones(2), encoded.tensors())
     shapes = {name: {0: _BATCH} for name in CLICK_INPUTS}
     click = torch.export.export(
@@ -137,11 +133,31 @@ def export_onnx_parts(model: MST, folder: Path, slots: int) -> tuple[Path, Path]
         example,
         dynamic_shapes={**shapes, "encoded": {name: {0: _BATCH} for name in names}},
     )
-    _write(click, folder / "click.onnx", (*CLICK_INPUTS, *names), (OUTPUT,))
+    write_program(click, folder / "click.onnx", (*CLICK_INPUTS, *names), (OUTPUT,))
     return folder / "encoder.onnx", folder / "click.onnx"
 
 
-def _write(program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def check_encodes(model: MST) -> None:
+    """Refuse a model that has no part to run before the clicks.
+
+    Raises:
+        MSTError: clicks enter before the first block.
+    """
+    if not model.config.click_entry:
+        raise MSTError(
+            "clicks enter before the first block (model.click_entry 0), so nothing can be encoded before "
+            "them; export the model as one file"
+        )
+
+
+def write_program(
+    program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]
+) -> None:
+    """Write a traced program as an ONNX file, with these names of inputs and outputs.
+
+    Raises:
+        MSTError: the packages of the extra `export` are not installed.
+    """
     try:
         import onnxscript  # noqa: F401, PLC0415
     except ImportError:

@@ -49,13 +49,13 @@ def check_outlives_job(what: str) -> None:
 
 
 def absolute_paths(config: Config) -> Config:
-    """Return a config whose data root, cache and initial weights are absolute; a root may lie in a store."""
+    """Return a config all of whose paths are absolute; a data root may lie in a store."""
     root, cache = config.data.root, config.data.cache
     data = config.data.model_copy(
         update={"root": root if "://" in root else absolute(root), "cache": cache and absolute(cache)}
     )
-    init = config.train.init
+    init, features = config.train.init, config.train.features_cache
     if init and not init.startswith(HUB):
         init = absolute(init)
-    train = config.train.model_copy(update={"init": init})
+    train = config.train.model_copy(update={"init": init, "features_cache": features and absolute(features)})
     return config.model_copy(update={"data": data, "train": train})

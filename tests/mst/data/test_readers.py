@@ -276,7 +276,7 @@ def test_every_region_of_every_label_map_is_an_object(tmp_path):
 
 
 def test_one_label_map_a_photo_and_the_pixels_that_nobody_knows(tmp_path, caplog):
-    """Photos may have names that end like those of BSDS's maps, and the folder of one set can be read alone."""
+    """Photos may be named as BSDS's maps are, and the folder of one set can be read alone."""
     for name, left in (("a_1", 10), ("a_2", 20)):
         for kind, pixels in (("images", np.zeros((HEIGHT, WIDTH, 3))), ("masks", square_mask(left=left))):
             path = tmp_path / "more" / kind / "cats" / f"{name}.png"
@@ -286,7 +286,10 @@ def test_one_label_map_a_photo_and_the_pixels_that_nobody_knows(tmp_path, caplog
     whole = read_records(["labels:more"], tmp_path)
     alone = read_records(["labels:more/masks/cats?images=more/images/cats"], tmp_path)
     for records in (whole, alone):
-        assert [[each.name for each in record.objects] for record in records] == [["a_1.png:1"], ["a_2.png:1"]]
+        assert [[each.name for each in record.objects] for record in records] == [
+            ["a_1.png:1"],
+            ["a_2.png:1"],
+        ]
         assert [record.objects[0].box[1] for record in records] == [10, 20]
     assert "1 photos have pixels that nobody knows" in caplog.text
 

@@ -5,9 +5,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
-from mst.clicks import Click, Mask, click_tensor
+from mst.clicks import Click, click_tensor
 from mst.data.pixels.images import RGB
 from mst.errors import MSTError
 from mst.export_x_anylabeling import FRAME, export_x_anylabeling, to_clicks
@@ -34,8 +35,8 @@ def in_frame(image: RGB) -> tuple[RGB, float]:
 
 
 @torch.inference_mode()
-def mask_in_frame(model: MST, frame: RGB, clicks: list[Click]) -> Mask:
-    """What the model answers on a frame, by torch alone; clicks are in pixels of the frame."""
+def logits_in_frame(model: MST, frame: RGB, clicks: list[Click]) -> NDArray[np.float32]:
+    """What the model answers on a frame, above 0 on the object; clicks are in pixels of the frame."""
     side = model.config.image_size
     image = torch.from_numpy(frame).float().permute(2, 0, 1)[None] / 255
     view = functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
@@ -46,7 +47,7 @@ def mask_in_frame(model: MST, frame: RGB, clicks: list[Click]) -> Mask:
     ]
     logits = model(view, click_tensor([seen], len(seen)), torch.zeros(1, 1, side, side)).logits
     logits = functional.interpolate(logits, FRAME, mode="bilinear")
-    return np.asarray(logits.sigmoid()[0, 0] > THRESHOLD)
+    return np.asarray(logits[0, 0]) - np.float32(np.log(THRESHOLD / (1 - THRESHOLD)))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_the_networks_take_what_the_tool_sends_and_answer_as_the_model_does(expo
             "orig_im_size": np.array(FRAME, np.float32),
         }
         masks, scores, low = decoder.run(None, fed)
-        expected = mask_in_frame(late_model(), frame, clicks)
+        expected = logits_in_frame(late_model(), frame, clicks) > 0
         assert 0.02 < expected.mean() < 0.98
         assert (masks.shape, scores.shape, low.shape) == ((1, 1, *FRAME), (1, 1), (1, 1, 256, 256))
         assert ((masks[0, 0] > 0) == expected).mean() > 0.999

@@ -17,10 +17,12 @@ import pytest
 
 from mst.clicks import Click
 from mst.client import Client
+from mst.export_x_anylabeling import export_x_anylabeling
 from pipelines.cluster import free_port
 from pipelines.storage import PROJECT
 from serve.settings import ServeSettings
 from tests.conftest import CLICKS, listening, local_api, picture, png
+from tests.mst.test_export_x_anylabeling import THRESHOLD, in_frame, late_model, logits_in_frame
 from tests.protocol_calls import HEIGHT, WIDTH, filled, iou, without_holes
 
 pytestmark = pytest.mark.clients
@@ -69,6 +71,22 @@ def test_x_anylabeling_gets_the_polygons(local, image, mask, tmp_path):
     assert shapes
     union = np.any([filled([shape]) for shape in shapes], axis=0)
     assert iou(union, without_holes(mask)) > 0.95
+
+
+def test_x_anylabeling_runs_the_model_itself(image, tmp_path):
+    model = late_model()
+    file = export_x_anylabeling(model, tmp_path / "tool", "mst", THRESHOLD)
+    run("x_anylabeling", "x_anylabeling_model", file, image, tmp_path / "out.npz", *POINTS)
+    frame, scale = in_frame(picture())
+    for number, mask in enumerate(np.load(tmp_path / "out.npz").values(), 1):
+        clicks = [
+            Click(each.row * scale - 0.5, each.col * scale - 0.5, each.is_positive)
+            for each in CLICKS[:number]
+        ]
+        back = np.array([[1 / scale, 0, 0], [0, 1 / scale, 0]])
+        expected = cv2.warpAffine(logits_in_frame(model, frame, clicks), back, (WIDTH, HEIGHT)) > 0
+        assert 0.02 < expected.mean() < 0.98
+        assert iou(mask, expected) > 0.99
 
 
 CONFIG = """<View><Image name="image" value="$image" zoom="true"/>

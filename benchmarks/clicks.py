@@ -8,12 +8,16 @@ in turn, in one run.
 """
 
 import argparse
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.shared.harness import Row, report, row, seconds_side_by_side
 from mst.clicks import Click, click_tensor
@@ -114,6 +118,41 @@ def costs(rounds: int) -> Iterator[Row]:
     yield row("encode_over_paper_forward", best / paper, at_most=0.60)
 
 
+def shares(rounds: int) -> Iterator[Row]:
+    """Of the time of a click, what each part of the network takes."""
+    model = model_of(LATE)
+    click = calls_of("late", model)["late_click"]
+    spent: dict[str, float] = defaultdict(float)
+
+    def watch(name: str, owner: nn.Module, method: str = "forward") -> None:
+        call = getattr(owner, method)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            answer = call(*arguments, **named)
+            spent[name] += time.perf_counter() - start
+            return answer
+
+        setattr(owner, method, timed)
+
+    for name in ("click_context", "neck", "detail", "head"):
+        watch(name, model.get_submodule(name))
+    watch("maps", model.patch_embed, "maps")
+    for block in model.late_blocks:
+        watch("late_blocks", block)
+    for stage in model.fusions.values():
+        watch("fusions", stage, "guide")
+    click()
+    spent.clear()
+    start = time.perf_counter()
+    for _ in range(rounds):
+        click()
+    whole = time.perf_counter() - start
+    spent["rest"] = whole - sum(spent.values())
+    for name, seconds in sorted(spent.items(), key=itemgetter(1), reverse=True):
+        yield row(f"click_share_{name}", seconds / whole, "")
+
+
 def step_of(config: Config, *, frozen: bool, kept: Path | None = None) -> Callable[[], object]:
     """A training step, on one batch that is made up; maybe with features that are kept in a folder."""
     state, _ = new_state(config, torch.device("cpu"))
@@ -171,7 +210,7 @@ def main() -> None:
     rounds = parse(parser, None).rounds
     torch.set_num_threads(THREADS)
     print(f"torch in {PRECISION}")
-    report("clicks", (each for part in (costs, training) for each in part(rounds)))
+    report("clicks", (each for part in (costs, shares, training) for each in part(rounds)))
 
 
 if __name__ == "__main__":

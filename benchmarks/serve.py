@@ -96,7 +96,7 @@ def _raw(settings: ServeSettings) -> tuple[ServedModel, list[list[Crop]]]:
 
 def _forward_ms(settings: ServeSettings) -> float:
     model, batches = _raw(settings)
-    whole = next(crop for crops in batches for crop in crops if crop.side == model.description.image_size)
+    whole = next(crop for crops in batches for crop in crops if crop.side == model.version.image_size)
     return 1000 * statistics.median(model.answer([whole])[0].seconds for _ in range(3))
 
 
@@ -112,7 +112,7 @@ def _first_clicks_a_second(settings: ServeSettings, seconds: float) -> float:
 
 def _first_clicks(model: ServedModel, count: int) -> list[list[Crop]]:
     """What the forwards of an annotator's first clicks read, those of one side in full batches."""
-    info, image, rng = model.description, decode_image(photo()), np.random.default_rng(0)
+    info, image, rng = model.version, decode_image(photo()), np.random.default_rng(0)
     clicks = [(Click(int(rng.integers(HEIGHT)), int(rng.integers(WIDTH)), True),) for _ in range(count)]
     found: list[Prediction | None] = [None] * count
     by_side: defaultdict[int, list[Crop]] = defaultdict(list)

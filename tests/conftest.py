@@ -45,7 +45,7 @@ from pipelines.training.driver import Trained, train_driver
 from serve.app import build
 from serve.http.api import build_api
 from serve.http.keys import Keys
-from serve.inference.model import Answer, Description, ServedModel
+from serve.inference.model import Answer, ServedModel, Version
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
 from serve.state.core import Core
@@ -273,8 +273,8 @@ def local_api(settings: ServeSettings, *keys: str, seconds: float = 0.0) -> Fast
     """The HTTP interface, around a model in this process, each of whose forwards takes so much longer."""
     model = ServedModel(settings)
 
-    async def describe(address: str) -> Description:
-        return model.description
+    async def describe(address: str) -> Version:
+        return model.version
 
     async def forward(address: str, crop: Crop) -> Answer:
         await asyncio.sleep(seconds)

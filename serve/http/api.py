@@ -25,12 +25,13 @@ from mst.data.pixels.images import RGB
 from mst.errors import ClickError, MSTError
 from mst.zoom import Box
 from serve.errors import OverloadedError, UnfinishedError, message_of, status_of
+from serve.http.gate import Gate
 from serve.http.keys import Keys
-from serve.http.limits import Gate
 from serve.protocols import routers
 from serve.settings import ServeSettings
 from serve.state.core import Core, Options, Segmentation, StoredImage, few_at_once
 from serve.wire.encoding import decode_png, decode_rle, encode, probability_png, text
+from serve.wire.limits import PAGE, PROBE, Limits, limited
 from serve.wire.schemas import (
     RLE,
     ClickIn,
@@ -68,10 +69,12 @@ class Handlers:
     def __init__(self, core: Core) -> None:
         self._core = core
 
+    @limited(PAGE)
     async def page(self) -> FileResponse:
         """Return the page on which a person clicks."""
         return FileResponse(_WEB / "index.html", headers=_PAGE_HEADERS)
 
+    @limited(PAGE)
     async def icon(self) -> FileResponse:
         """Return the page's icon."""
         return FileResponse(_WEB / "icon.svg", media_type="image/svg+xml")
@@ -82,10 +85,12 @@ class Handlers:
             openapi_url="openapi.json", title=_TITLE, swagger_favicon_url="favicon.ico"
         )
 
+    @limited(PROBE)
     async def health(self) -> dict[str, str]:
         """Answer as long as this process lives."""
         return {"status": "ok"}
 
+    @limited(PROBE)
     async def ready(self) -> Ready:
         """Answer which model is served, once it can answer clicks, and which new version cannot be."""
         try:
@@ -94,10 +99,12 @@ class Handlers:
             raise HTTPException(503, "the model is not loaded") from error
         return Ready(**info.model_dump(), rejected=rejected)
 
+    @limited(Limits(is_light=True))
     async def metrics(self) -> Response:
         """Return counts and times for Prometheus."""
         return Response(self._core.metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
+    @limited(Limits(body="image"))
     async def put_image(self, request: Request) -> ImageInfo:
         """Store an image, the body of the request; the same image always has the same id."""
         stored = await self._core.add_image(await request.body())
@@ -180,14 +187,16 @@ def build_api(core: Core, settings: ServeSettings, keys: Keys) -> FastAPI:
     post("/v1/images/{image_id}/mask", handlers.mask_of_image)
     post("/v1/images/{image_id}/masks", handlers.masks_of_image)
     post("/v1/segment", handlers.segment)
-    for router in routers(core, settings):
+    app.mount("/web", limited(PAGE)(StaticFiles(directory=_WEB)), name="web")
+    protocols = routers(core, settings)
+    routes = [*app.routes, *(route for router in protocols for route in router.routes)]
+    for router in protocols:
         app.include_router(router)
-    app.mount("/web", StaticFiles(directory=_WEB), name="web")
     app.add_exception_handler(RequestValidationError, _explain_invalid)
     app.add_exception_handler(MSTError, _explain)
     for away in (RayActorError, RayServeException):
         app.add_exception_handler(away, _explain_away)
-    app.add_middleware(Gate, settings=settings, keys=keys, metrics=core.metrics)
+    app.add_middleware(Gate, settings=settings, keys=keys, metrics=core.metrics, routes=routes)
     return app
 
 

@@ -35,9 +35,11 @@ SLOTS = (16, 256)
 _CLOSE = 0.02  # mean difference of bf16's probabilities to fp32's on the trial that is taken for exact enough
 
 
-class Description(NamedTuple):
-    """What a caller must know of a model to prepare its inputs."""
+class Version(NamedTuple):
+    """A model that is ready to answer, and what a caller must know to prepare its inputs."""
 
+    address: str
+    """In the registry, or its folder."""
     info: ModelInfo
     image_size: int
     eval: EvalConfig
@@ -85,10 +87,10 @@ class ServedModel:
             with tempfile.TemporaryDirectory() as folder:
                 checkpoint, info = fetch_model(settings, Path(folder))
                 model, config = load_model(checkpoint)
-            self.description = Description(info, config.model.image_size, config.eval)
+            self.version = Version(settings.model, info, config.model.image_size, config.eval)
             self._model = model.eval().to("cuda" if settings.gpus_per_replica else "cpu")
-            side = self.description.image_size
-            self._sides = (*self.description.eval.smaller_sides(side), side)
+            side = self.version.image_size
+            self._sides = (*self.version.eval.smaller_sides(side), side)
             self._prepare(settings)
             self._warm_up(settings.compile)
         except MSTError:
@@ -160,11 +162,11 @@ class ServedModel:
     def _tried(self) -> NDArray[np.float32]:
         """The trial's probabilities, (S, S)."""
         self._encodings = Encodings(self._model)  # none of another precision
-        size = self.description.image_size
+        size = self.version.image_size
         logits, _ = self._run([self._trial(size)], SLOTS[0])
         probabilities = to_probabilities(torch.from_numpy(logits)[None], size)[0]
         if not np.isfinite(probabilities).all():
-            info = self.description.info
+            info = self.version.info
             raise CheckpointError(f"{info.name} version {info.version}: its probabilities are no numbers")
         return probabilities
 

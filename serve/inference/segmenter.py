@@ -18,7 +18,7 @@ import torch
 from mst.errors import MSTError
 from mst.predictor import Crop
 from serve.inference.batching import Batcher
-from serve.inference.model import Answer, Description, ServedModel
+from serve.inference.model import Answer, ServedModel, Version
 from serve.inference.registry import fallbacks, pin
 from serve.settings import ServeSettings
 
@@ -79,13 +79,13 @@ class Segmenter:
                 return
         self._model(first)
 
-    async def describe(self, address: str) -> Description:
+    async def describe(self, address: str) -> Version:
         """Return what callers must know of a version, which is ready to answer then.
 
         Raises:
             CheckpointError: it cannot be served.
         """
-        return (await self._ready(address)).description
+        return (await self._ready(address)).version
 
     async def predict(self, address: str, crop: Crop) -> Answer:
         """Return what a version says of a crop; calls that wait for the model share a forward.

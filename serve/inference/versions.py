@@ -5,30 +5,21 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from mst.errors import MSTError
 from serve.errors import UnknownModelError, message_of
-from serve.inference.model import Description
+from serve.inference.model import Version
 from serve.inference.registry import REGISTERED, fallbacks, pin
 from serve.settings import ServeSettings
 from serve.wire.models import Rejected
 
 _log = logging.getLogger("ray.serve.versions")
 
-Describe = Callable[[str], Awaitable[Description]]
+Describe = Callable[[str], Awaitable[Version]]
 """Asks the segmenter for a version; it is ready to answer then."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version that is ready to answer."""
-
-    address: str
-    description: Description
 
 
 class Versions:
@@ -107,7 +98,7 @@ class Versions:
 
     async def _start(self, model: str) -> Version:
         try:
-            return await self._asked(await self._named(model))
+            return await self._describe(await self._named(model))
         except MSTError as error:
             if model != self._settings.model:
                 raise UnknownModelError(f"{model} cannot be served: {message_of(error)}") from None
@@ -115,8 +106,8 @@ class Versions:
             self.rejected = Rejected(model=model, reason=message_of(error))
         for other in fallbacks(model):
             with suppress(MSTError):
-                return await self._asked(await self._named(other))
-        return await self._asked(self._first)
+                return await self._describe(await self._named(other))
+        return await self._describe(self._first)
 
     async def _look(self, model: str) -> None:
         address = model
@@ -125,7 +116,7 @@ class Versions:
             if address == self._current[model].address:
                 rejected = None
             else:
-                new = await self._asked(address)
+                new = await self._describe(address)
                 await asyncio.sleep(self._settings.poll_seconds)  # until all replicas have it too
                 self._current[model], rejected = new, None
                 _log.info("%s is %s now", model, address)
@@ -138,6 +129,3 @@ class Versions:
     async def _named(self, model: str) -> str:
         pinned = await asyncio.to_thread(pin, self._settings.model_copy(update={"model": model}))
         return pinned.model
-
-    async def _asked(self, address: str) -> Version:
-        return Version(address, await self._describe(address))

@@ -32,6 +32,7 @@ from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.tensors import HEADER_LENGTH, Array, Parameters, Tensor, pack, split, unpack
 from serve.protocols.wire import Wire, box_between, click_at, image_bytes
 from serve.state.core import Core, Options, Segmentation, StoredImage
+from serve.wire.limits import Limits, limited
 from serve.wire.models import ModelInfo
 from serve.wire.schemas import MAX_CLICKS
 
@@ -101,6 +102,7 @@ class Handlers:
         info, _ = await self._core.ready()
         return {"name": _named(info, name, version).name, "ready": True}
 
+    @limited(Limits(body="tensors"))
     async def infer(self, name: str, request: Request, version: str = "") -> Response:
         """Return the mask that the clicks mean."""
         _named(await self._core.model(), name, version)

@@ -147,7 +147,7 @@ class Core:
 
     async def model(self) -> ModelInfo:
         """Return which model is served; whether it can answer right now is not asked."""
-        return (await self._versions.of()).description.info
+        return (await self._versions.of()).info
 
     async def ready(self) -> tuple[ModelInfo, Rejected | None]:
         """Ask the segmenter, anew, whether it can answer; say with which model, and which is rejected.
@@ -157,12 +157,12 @@ class Core:
         """
         async with self._in_time(_READY_SECONDS):
             version = await self._versions.ask_again()
-        return version.description.info, self._versions.rejected
+        return version.info, self._versions.rejected
 
     def metrics_text(self) -> bytes:
         """Counts and times, as Prometheus reads them."""
         if (served := self._versions.served) is not None:
-            self.metrics.serves(served.description.info)
+            self.metrics.serves(served.info)
         return self.metrics.text()
 
     async def segment(
@@ -209,13 +209,12 @@ class Core:
         height, width = image.pixels.shape[:2]
         _check(clicks, options, height, width)
         version = await self._versions.of(options.alias)
-        description = version.description
         start = start_of(options.prior, options.box, height, width)
         known, seconds = await self._sessions.predict(
             image.image_id, image.pixels, clicks, version, start, progress
         )
         prediction = known.prediction
-        threshold = description.eval.threshold if options.threshold is None else options.threshold
+        threshold = version.eval.threshold if options.threshold is None else options.threshold
         with self.metrics.stage("score"):
             mask, score = await asyncio.to_thread(_mask_and_score, prediction, threshold)
         seen = prediction.box or Box(0, 0, height, width)
@@ -226,8 +225,8 @@ class Core:
             probabilities=prediction.probabilities,
             box=bounding_box(mask),
             score=score,
-            model=description.info,
-            tokens=tuple(_tokens(each, seen, description.image_size) for each in chosen),
+            model=version.info,
+            tokens=tuple(_tokens(each, seen, version.image_size) for each in chosen),
             model_seconds=seconds.model,
             forward_seconds=seconds.forward,
         )

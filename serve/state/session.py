@@ -23,8 +23,7 @@ from mst.errors import CheckpointError
 from mst.predictor import Crop, Prediction, forwards_of_click, next_crop, paste, start_from, to_probabilities
 from mst.zoom import Box
 from serve.errors import OverloadedError
-from serve.inference.model import Answer, Description, Selected
-from serve.inference.versions import Version
+from serve.inference.model import Answer, Selected, Version
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
 from serve.state.cache import ByteLRU
@@ -183,7 +182,7 @@ class Sessions:
         progress = progress or Progress()
         progress.clicks = max(0, done - len(start.clicks))
         for number in range(max(done + 1, len(start.clicks), 1), len(given) + 1):
-            for _ in range(forwards_of_click(previous, version.description.eval)):
+            for _ in range(forwards_of_click(previous, version.eval)):
                 known, seconds = await self._predict_once(image_id, image, given[:number], previous, version)
                 previous = known.prediction
                 taken.append(seconds)
@@ -207,9 +206,7 @@ class Sessions:
     ) -> tuple[Known, Seconds]:
         """Run one forward for the last of the clicks."""
         with self._stage("prepare"):
-            crop = await asyncio.to_thread(
-                self._next_crop, image_id, image, clicks, previous, version.description
-            )
+            crop = await asyncio.to_thread(self._next_crop, image_id, image, clicks, previous, version)
         began = time.perf_counter()
         with self._stage("model"), self._load.waiting():
             answer = await self._call(version.address, crop)
@@ -225,12 +222,12 @@ class Sessions:
         image: RGB,
         clicks: tuple[Click, ...],
         previous: Prediction | None,
-        description: Description,
+        version: Version,
     ) -> Crop:
         """Prepare a forward; the whole image at the network's size is kept for the next object of it."""
-        key = image_id, description.image_size
+        key = image_id, version.image_size
         last = self._whole.get(key)
-        crop = next_crop(image, clicks, previous, description.image_size, description.eval, last)
+        crop = next_crop(image, clicks, previous, version.image_size, version.eval, last)
         if crop.box is None and last is None:
             self._whole.put(key, Crop(crop.image, None, (), None), crop.image.nbytes)
         return crop

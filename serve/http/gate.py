@@ -7,29 +7,26 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from fastapi import HTTPException
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.http.keys import Headers, Keys, is_loopback
 from serve.metrics import Metrics
 from serve.protocols.tensors import HEADER_LENGTH
 from serve.settings import ServeSettings
+from serve.wire.limits import Limits, declared
 
 _log = logging.getLogger("ray.serve.requests")
 
-_PROBES = ("/healthz", "/readyz")
-_PAGE = ("/", "/favicon.ico", "/web/")
-_LIGHT = (*_PROBES, *_PAGE, "/metrics")  # answered however much there is to do
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _BODIES = 8  # bodies of the largest size that one replica holds at once
 _MAX_ITEMS = 1_000_000  # braces, brackets and commas of a body: each becomes an object in memory
-_IMAGES = "/v1/images"  # whose body is no JSON
 _UNTOLD = (b"", b"application/x-www-form-urlencoded")
-_TENSORS = "/v2/"  # where a body may be JSON up to what a header says, and tensors behind it
 
 
 class Refusal(NamedTuple):
@@ -48,10 +45,19 @@ class Gate:
         settings: of the server.
         keys: who may pass.
         metrics: what is counted.
+        routes: of the application, in their order, which declare their limits (`serve.wire.limits`).
     """
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, keys: Keys, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServeSettings,
+        keys: Keys,
+        metrics: Metrics,
+        routes: Sequence[BaseRoute],
+    ) -> None:
         self._app, self._settings, self._keys, self._metrics = app, settings, keys, metrics
+        self._routes = routes
         self._in_hand = 0
         self._held = 0  # bytes of all bodies in hand
 
@@ -60,37 +66,35 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers, path = dict(scope["headers"]), _path(scope)
+        headers, limits = dict(scope["headers"]), _limits_of(scope, self._routes)
         reply = _Reply(send, headers.get(b"x-request-id", b""))
         start = time.perf_counter()
         self._metrics.arrived()
-        counts = scope["method"] == "POST" or not _is_one_of(path, _LIGHT)  # POST / is CVAT's click
         try:
-            refusal = self._refusal(scope, headers, counts)
+            refusal = self._refusal(scope, headers, limits)
             if refusal:
                 await reply.refuse(refusal)
             else:
-                self._in_hand += counts
+                self._in_hand += not limits.is_light
                 try:
-                    await self._pass(_as_json(scope, headers), receive, reply, headers)
+                    await self._pass(_as_json(scope, headers, limits), receive, reply, limits)
                 finally:
-                    self._in_hand -= counts
+                    self._in_hand -= not limits.is_light
         except Exception:
             _log.exception("request failed", extra={"request_id": reply.request_id})
             await reply.refuse(
                 Refusal(500, "the server made a mistake; its log has it under the request's id")
             )
         finally:
-            self._note(scope, reply, time.perf_counter() - start)
+            self._note(scope, reply, time.perf_counter() - start, limits)
 
-    def _refusal(self, scope: Scope, headers: Headers, counts: bool) -> Refusal | None:
+    def _refusal(self, scope: Scope, headers: Headers, limits: Limits) -> Refusal | None:
         """Decide by what is known before the body is read."""
-        path = _path(scope)
         kind = headers.get(b"content-type", b"").lower()
-        if path == _IMAGES and kind.startswith(b"multipart/"):
+        if limits.body == "image" and kind.startswith(b"multipart/"):
             why = "send the image file itself as the body, as `curl --data-binary @photo.jpg` does"
             return Refusal(415, f"{why}, and no form")
-        is_free = scope["method"] in ("GET", "HEAD") and _is_one_of(path, (*_PROBES, *_PAGE))
+        is_free = scope["method"] in ("GET", "HEAD") and not limits.needs_key
         if self._keys and not is_free:
             key = self._keys.find(headers)
             if key is None:
@@ -98,23 +102,24 @@ class Gate:
             wait = self._keys.wait(key)
             if wait:
                 return Refusal(429, "too many requests with this key", math.ceil(wait))
-        if not self._keys and not self._settings.allow_anonymous and not _is_one_of(path, _PROBES):
+        if not self._keys and not self._settings.allow_anonymous and not limits.is_probe:
             host = headers.get(b"host", b"localhost").decode("latin-1")
             if not (_is_local(scope) and is_loopback(_without_port(host))):
                 return Refusal(403, "without API keys only this machine is answered, under a name of its own")
-        if counts and self._in_hand >= self._settings.max_requests:
+        if not limits.is_light and self._in_hand >= self._settings.max_requests:
             return Refusal(503, f"{self._in_hand} requests are in hand already", 1)
         return None
 
-    async def _pass(self, scope: Scope, receive: Receive, reply: "_Reply", headers: Headers) -> None:
+    async def _pass(self, scope: Scope, receive: Receive, reply: "_Reply", limits: Limits) -> None:
         limit, received, items = self._settings.max_bytes, 0, 0
-        json_bytes = _json_bytes(scope, limit)
+        headers = dict(scope["headers"])
+        json_bytes = _json_bytes(scope, limits, limit)
         declared = headers.get(b"content-length", b"")
         is_too_long = declared.isdigit() and (len(declared) > 15 or int(declared) > limit)
         until = time.monotonic() + self._settings.deadline_seconds
         has_ended = False
 
-        async def limited() -> Message:
+        async def read() -> Message:
             """Read on; what it raises is turned into a reply by the application."""
             nonlocal received, items, has_ended
             if is_too_long:
@@ -136,16 +141,16 @@ class Gate:
             return message
 
         try:
-            await self._app(scope, limited, reply)
+            await self._app(scope, read, reply)
         finally:
             self._held -= received
 
-    def _note(self, scope: Scope, reply: "_Reply", seconds: float) -> None:
+    def _note(self, scope: Scope, reply: "_Reply", seconds: float, limits: Limits) -> None:
         """Count and log a request: never what it holds."""
         method = scope["method"] if scope["method"] in _METHODS else "other"
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.answered(method, route, reply.status, seconds)
-        if route not in _PROBES:
+        if not limits.is_probe:
             fields = {"request_id": reply.request_id, "method": method, "path": scope["path"][:200]}
             _log.info("request", extra={**fields, "status": reply.status, "ms": round(1000 * seconds, 1)})
 
@@ -197,39 +202,41 @@ async def _before(until: float, receive: Callable[[], Awaitable[Message]]) -> Me
         raise HTTPException(408, "the request's body did not come in time") from None
 
 
-def _as_json(scope: Scope, headers: Headers) -> Scope:
+def _limits_of(scope: Scope, routes: Sequence[BaseRoute]) -> Limits:
+    """What the route that will answer declares, or one of the same path that knows other methods alone."""
+    of_path = Limits()
+    for route in routes:
+        match, _ = route.matches(scope)
+        if match is Match.NONE:
+            continue
+        found = declared(getattr(route, "endpoint", None) or getattr(route, "app", None))
+        if match is Match.FULL:
+            return found
+        of_path = found
+    return of_path
+
+
+def _as_json(scope: Scope, headers: Headers, limits: Limits) -> Scope:
     """Take a body without a type, or with the one that `curl -d` gives to all, for the JSON that routes read.
 
     Not so that of a page of another site: a browser sends it without asking only where it is not called JSON.
     """
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if scope["method"] != "POST" or kind not in _UNTOLD or b"origin" in headers or _path(scope) == _IMAGES:
+    if scope["method"] != "POST" or kind not in _UNTOLD or b"origin" in headers or limits.body == "image":
         return scope
     others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
     return {**scope, "headers": [*others, (b"content-type", b"application/json")]}
 
 
-def _json_bytes(scope: Scope, limit: int) -> int:
+def _json_bytes(scope: Scope, limits: Limits, limit: int) -> int:
     """How many of a body's first bytes are JSON; all of them, the limit, where nothing else is known."""
-    if _path(scope) == _IMAGES:
+    if limits.body == "image":
         return 0
-    if not _path(scope).startswith(_TENSORS):
+    if limits.body == "json":
         return limit
     lengths = [value for name, value in scope["headers"] if name == HEADER_LENGTH.lower().encode()]
     # What is no number is refused before it is read; of several headers, the first is the one that counts.
     return int(lengths[0]) if lengths and lengths[0].isdigit() and len(lengths[0]) <= 15 else limit
-
-
-def _path(scope: Scope) -> str:
-    """The path below the prefix under which the server is shown."""
-    prefix, path = scope.get("root_path", ""), str(scope["path"])
-    return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
-
-
-def _is_one_of(path: str, known: tuple[str, ...]) -> bool:
-    return any(
-        path == each or (each.endswith("/") and each != "/" and path.startswith(each)) for each in known
-    )
 
 
 def _is_local(scope: Scope) -> bool:

@@ -117,12 +117,7 @@ def export_onnx_parts(model: MST, folder: Path, slots: int) -> tuple[Path, Path]
         MSTError: the packages of the extra `export` are not installed, or clicks enter before the first
             block: then there is nothing to encode.
     """
-    check_encodes(model)
-    model = model.eval()
-    side = model.config.image_size
-    model.settle([side])
-    image = torch.rand(2, IMAGE_CHANNELS, side, side)
-    encoded = model.encode(image)
+    side, (image, encoded) = model.config.image_size, encoded_example(model, 2)
     names = tuple(encoded.tensors())
     encoder = torch.export.export(EncodedTensors(model), (image,), dynamic_shapes={"image": {0: _BATCH}})
     write_program(encoder, folder / "encoder.onnx", INPUTS[:1], names)
@@ -137,17 +132,21 @@ def export_onnx_parts(model: MST, folder: Path, slots: int) -> tuple[Path, Path]
     return folder / "encoder.onnx", folder / "click.onnx"
 
 
-def check_encodes(model: MST) -> None:
-    """Refuse a model that has no part to run before the clicks.
+def encoded_example(model: MST, batch: int) -> tuple[Tensor, Encoded]:
+    """Ready a model for its two parts to be traced: return images (B, 3, S, S) of noise, and them encoded.
 
     Raises:
-        MSTError: clicks enter before the first block.
+        MSTError: clicks enter before the first block: then there is nothing to encode.
     """
     if not model.config.click_entry:
         raise MSTError(
             "clicks enter before the first block (model.click_entry 0), so nothing can be encoded before "
             "them; export the model as one file"
         )
+    side = model.config.image_size
+    model.eval().settle([side])
+    image = torch.rand(batch, IMAGE_CHANNELS, side, side)
+    return image, model.encode(image)
 
 
 def write_program(

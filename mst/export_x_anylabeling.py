@@ -15,7 +15,7 @@ from torch.export import Dim
 from torch.nn import functional
 
 from mst.clicks import EMPTY_SLOT
-from mst.export import check_encodes, write_program
+from mst.export import encoded_example, write_program
 from mst.model import MST, Encoded
 from mst.model.patch_embed import IMAGE_CHANNELS
 
@@ -140,11 +140,7 @@ def export_x_anylabeling(model: MST, folder: Path, name: str, threshold: float) 
         MSTError: the packages of the extra `export` are not installed, or clicks enter before the first
             block: then there is nothing to encode.
     """
-    check_encodes(model)
-    model = model.eval()
-    side = model.config.image_size
-    model.settle([side])
-    encoded = model.encode(torch.rand(1, IMAGE_CHANNELS, side, side))
+    _, encoded = encoded_example(model, 1)
     frame = torch.rand(*FRAME, IMAGE_CHANNELS)
     write_program(
         torch.export.export(_FrameEncoder(model), (frame,)), folder / ENCODER, ("image",), ("embeddings",)

@@ -34,6 +34,27 @@ from pipelines.storage import PROJECT
 
 PHOTOS = PROJECT / "data" / "real"
 
+SHORT = {
+    "optim.warmup_steps": 20,
+    "train.epochs": 3,
+    "train.batch_size": 8,
+    "train.checkpoint_every": 0,
+    "train.validate_every": 3,
+    "train.val_objects": 4,
+}
+"""The recipe `mst_small_head` in three epochs, which end with the checkpoint that counts."""
+
+HEAD_FIRST = {
+    "optim.lr": 1.5e-3,
+    "optim.schedule": "step",
+    "optim.milestones": [1],  # then what follows the ViT learns at 1.5e-4, and the ViT at 1e-5
+    "optim.backbone_lr_scale": 0.067,
+    "optim.click_lr_scale": 0.33,
+    "optim.fusion_lr_scale": 0.5,
+    "train.freeze_epochs": 1,
+}
+"""How a whole network learns then: the second and third epoch train all."""
+
 _SECONDS = "seconds.json"
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
-from benchmarks.shared.arms import Job, add_options, click_all, rows, train_all
+from benchmarks.shared.arms import HEAD_FIRST, SHORT, Job, add_options, click_all, rows, train_all
 from benchmarks.shared.harness import report
 from mst.command_line import parse, run
 from mst.config import Config
@@ -34,24 +34,7 @@ ARMS: Mapping[str, Mapping[str, object]] = {
 }
 """What makes an arm; the last one is a sweep's best (docs/sweep.png)."""
 
-BUDGET = {
-    "model.image_size": 224,
-    "optim.lr": 1.5e-3,
-    "optim.schedule": "step",
-    "optim.milestones": [1],  # then what follows the ViT learns at 1.5e-4, and the ViT at 1e-5
-    "optim.backbone_lr_scale": 0.067,
-    "optim.click_lr_scale": 0.33,
-    "optim.fusion_lr_scale": 0.5,
-    "optim.warmup_steps": 20,
-    "train.freeze_epochs": 1,
-    "train.epochs": 3,
-    "train.batch_size": 8,
-    "train.checkpoint_every": 0,
-    "train.validate_every": 3,
-    "train.val_objects": 4,
-}
-"""The recipe `mst_small_head`, in a third of its time; its second and third epoch train all."""
-
+BUDGET = {**SHORT, **HEAD_FIRST, "model.image_size": 224}
 
 FROM_TRAINED = {
     "data.min_area": 0.01,

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.clicks import LATE
 from benchmarks.shared.arms import (
+    HEAD_FIRST,
+    SHORT,
     Job,
     add_options,
     click_all,
@@ -42,10 +44,9 @@ SAME_TIME = "entry_12_same_time"
 FASTER = 3
 """Times as many samples a second as entry 0 that entry 12 learns from (`make bench-clicks`)."""
 
-_EPOCHS = 3
 _FROM_THERE_ON = {  # what lies before the entry is frozen all the time
     "train.frozen": ["encoder"],
-    "train.freeze_epochs": _EPOCHS,
+    "train.freeze_epochs": SHORT["train.epochs"],
     "optim.lr": 1e-3,
     "optim.schedule": "cosine",
     "optim.backbone_lr_scale": 0.02,
@@ -53,38 +54,21 @@ _FROM_THERE_ON = {  # what lies before the entry is frozen all the time
     "optim.fusion_lr_scale": 1,
 }
 ARMS: Mapping[str, Mapping[str, object]] = {
-    PAPER: {
-        "optim.lr": 1.5e-3,
-        "optim.schedule": "step",
-        "optim.milestones": [1],  # then what follows the ViT learns at 1.5e-4, and the ViT at 1e-5
-        "optim.backbone_lr_scale": 0.067,
-        "optim.click_lr_scale": 0.33,
-        "optim.fusion_lr_scale": 0.5,
-        "train.freeze_epochs": 1,
-    },
+    PAPER: HEAD_FIRST,
     "entry_6": {"model.click_entry": 6, **_FROM_THERE_ON},
     "entry_10": {"model.click_entry": 10, "model.fusion_stages": 1, **_FROM_THERE_ON},
     "entry_12": {**LATE, **_FROM_THERE_ON},
     SAME_TIME: {**LATE, **_FROM_THERE_ON},
 }
-BUDGET = {
-    "optim.warmup_steps": 20,
-    "train.epochs": _EPOCHS,
-    "train.batch_size": 8,
-    "train.checkpoint_every": 0,
-    "train.validate_every": _EPOCHS,
-    "train.val_objects": 4,
-}
-"""The recipe `mst_small_head` at its 160 px."""
 
 
 def experiment(seed: int, arm: str, samples: int, precision: str) -> Config:
     """One run: an arm with a seed, which sees so many samples, or more in the same time."""
     samples *= FASTER if arm == SAME_TIME else 1
     budget = {
-        **BUDGET,
+        **SHORT,
         "seed": seed,
-        "train.samples_per_epoch": samples // _EPOCHS,
+        "train.samples_per_epoch": samples // 3,
         "train.precision": precision,
     }
     return override(build("mst_small_head"), {**budget, **ARMS[arm]})

@@ -49,7 +49,7 @@ from mst.predictor import Crop, Prediction, forwards_of_click, next_crop
 from serve.inference.model import ServedModel
 from serve.memory import MALLOC_OF_MODEL
 from serve.settings import ServeSettings
-from serve.state.session import paste_answer
+from serve.state.session import Known
 
 CLIENTS = 16
 BATCH = 8
@@ -120,7 +120,9 @@ def _first_clicks(model: ServedModel, count: int) -> list[list[Crop]]:
         for number, each in enumerate(clicks):
             crop = next_crop(image, each, found[number], info.image_size, info.eval)
             by_side[crop.side].append(crop)
-            found[number] = paste_answer(crop, model.answer([crop])[0], each, image.shape[:2])
+            (answer,) = model.answer([crop])
+            known = Known(each, crop.box, crop.side, answer.logits, answer.selected)
+            found[number] = known.paste((image.shape[0], image.shape[1]))
     return [
         crops[start : start + BATCH] for crops in by_side.values() for start in range(0, len(crops), BATCH)
     ]

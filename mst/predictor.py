@@ -134,12 +134,12 @@ def _looks_closer(previous: Prediction | None, config: EvalConfig) -> bool:
 
 
 def paste(
-    crop: Crop, probabilities: Probabilities, clicks: Sequence[Click], shape: tuple[int, int]
+    box: Box | None, probabilities: Probabilities, clicks: Sequence[Click], shape: tuple[int, int]
 ) -> Prediction:
     """Put a crop's (S, S) probabilities back into the image; outside the box nothing is predicted.
 
     Args:
-        crop: what the forward read.
+        box: of the crop that the forward read.
         probabilities: what it returned.
         clicks: all clicks so far, in the image's pixels.
         shape: H and W of the image.
@@ -150,9 +150,9 @@ def paste(
     if not math.isfinite(probabilities.sum()):
         raise PredictionError(f"after {len(clicks)} clicks the model's probabilities are no numbers")
     pasted = np.zeros(shape, np.float32)
-    seen = crop.box or Box(0, 0, *shape)
+    seen = box or Box(0, 0, *shape)
     pasted[seen.slices()] = resize(probabilities, seen.height, seen.width)
-    return Prediction(tuple(clicks), pasted, crop.box)
+    return Prediction(tuple(clicks), pasted, box)
 
 
 @torch.inference_mode()
@@ -260,7 +260,7 @@ class Predictor:
             for _ in range(forwards_of_click(previous, self.config)):
                 crop = next_crop(image, clicks[:number], previous, self.model.config.image_size, self.config)
                 (probabilities,) = forward(self.model, [crop], flip=self.flip, encodings=self.encodings)
-                previous = paste(crop, probabilities, clicks[:number], (height, width))
+                previous = paste(crop.box, probabilities, clicks[:number], (height, width))
         assert previous is not None  # check_clicks saw at least one click
         return previous
 

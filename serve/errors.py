@@ -8,6 +8,8 @@ ServerSideError(MSTError)
     `-- UnfinishedError the clicks take longer than one request may; the same call goes on with them
 """
 
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
 from mst.errors import CheckpointError, ClickError, ImageError, ImageTooLargeError, MaskError, MSTError
 
 
@@ -59,6 +61,15 @@ _STATUS: dict[type[MSTError], int] = {
     ClickError: 422,
     MaskError: 422,
 }
+
+
+def took_the_call_with_it(error: Exception) -> bool:
+    """Whether a replica went while it had a call: killed, out of memory, with its node.
+
+    Ray has an error for each of many ways. Only these two say something else: that the call itself failed, or
+    was given up.
+    """
+    return isinstance(error, RayError) and not isinstance(error, RayTaskError | TaskCancelledError)
 
 
 def status_of(error: MSTError) -> int:

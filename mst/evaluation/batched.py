@@ -101,7 +101,7 @@ class _Seat:
         self._encoding += encoding
         start = time.perf_counter()
         with naming(self.test.sample):
-            self._previous = paste(crop, probabilities, self._clicks, self.test.sample.mask.shape)
+            self._previous = paste(crop.box, probabilities, self._clicks, self.test.sample.mask.shape)
         self._forwards_left -= 1
         self._seconds += time.perf_counter() - start + seconds
         if not self._forwards_left:

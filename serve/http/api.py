@@ -15,7 +15,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from mst import __version__
@@ -24,7 +24,7 @@ from mst.data.pixels.base64_text import from_base64
 from mst.data.pixels.images import RGB
 from mst.errors import ClickError, MSTError
 from mst.zoom import Box
-from serve.errors import OverloadedError, UnfinishedError, message_of, status_of
+from serve.errors import OverloadedError, UnfinishedError, message_of, status_of, took_the_call_with_it
 from serve.http.gate import Gate
 from serve.http.keys import Keys
 from serve.protocols import routers
@@ -194,8 +194,8 @@ def build_api(core: Core, settings: ServeSettings, keys: Keys) -> FastAPI:
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, _explain_invalid)
     app.add_exception_handler(MSTError, _explain)
-    for away in (RayActorError, RayServeException):
-        app.add_exception_handler(away, _explain_away)
+    for of_ray in (RayError, RayServeException):
+        app.add_exception_handler(of_ray, _explain_ray)
     app.add_middleware(Gate, settings=settings, keys=keys, metrics=core.metrics, routes=routes)
     return app
 
@@ -223,9 +223,13 @@ async def _explain(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(content, status_code=status, headers=headers)
 
 
-async def _explain_away(request: Request, error: Exception) -> JSONResponse:
-    """Answer 503 where no replica of the model is there to be asked."""
-    return await _explain(request, OverloadedError("the model is not there"))
+async def _explain_ray(request: Request, error: Exception) -> JSONResponse:
+    """Answer 503 where no replica of the model is there to be asked; an error of ours came through Ray."""
+    if isinstance(error, MSTError):
+        return await _explain(request, error)
+    if isinstance(error, RayServeException) or took_the_call_with_it(error):
+        return await _explain(request, OverloadedError("the model is not there"))
+    raise error
 
 
 def _clicks_on(image: RGB, body: MaskRequest, where: Where) -> list[Click]:

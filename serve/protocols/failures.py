@@ -7,11 +7,11 @@ from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from mst.errors import MSTError
-from serve.errors import OverloadedError, message_of, status_of
+from serve.errors import OverloadedError, message_of, status_of, took_the_call_with_it
 
 Say = Callable[[int, str], Response]
 """From an HTTP status and a line of text to a reply."""
@@ -39,7 +39,9 @@ def route_that_says(say: Say) -> type[APIRoute]:
                     status, text = error.status_code, str(error.detail)
                 except MSTError as error:
                     status, text = status_of(error), message_of(error)
-                except (RayActorError, RayServeException):
+                except (RayError, RayServeException) as error:
+                    if not (isinstance(error, RayServeException) or took_the_call_with_it(error)):
+                        raise
                     status, text = 503, "the model is not there"
                 # What it repeats of the request may be half of a pair of surrogates, which JSON can hold.
                 reply = say(status, text.encode(errors="backslashreplace").decode())

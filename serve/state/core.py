@@ -210,15 +210,15 @@ class Core:
         _check(clicks, options, height, width)
         version = await self._versions.of(options.alias)
         start = start_of(options.prior, options.box, height, width)
-        known, seconds = await self._sessions.predict(
+        found, seconds = await self._sessions.predict(
             image.image_id, image.pixels, clicks, version, start, progress
         )
-        prediction = known.prediction
+        prediction = found.prediction
         threshold = version.eval.threshold if options.threshold is None else options.threshold
         with self.metrics.stage("score"):
             mask, score = await asyncio.to_thread(_mask_and_score, prediction, threshold)
         seen = prediction.box or Box(0, 0, height, width)
-        chosen = known.selected if options.tokens else ()
+        chosen = found.selected if options.tokens else ()
         return Segmentation(
             image_id=image.image_id,
             mask=mask,

@@ -10,11 +10,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError
+from numpy.typing import NDArray
+from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from mst.clicks import Click, Mask
@@ -22,18 +24,18 @@ from mst.data.pixels.images import RGB, UPLOADED, decode_image
 from mst.errors import CheckpointError
 from mst.predictor import Crop, Prediction, forwards_of_click, next_crop, paste, start_from, to_probabilities
 from mst.zoom import Box
-from serve.errors import OverloadedError
+from serve.errors import OverloadedError, took_the_call_with_it
 from serve.inference.model import Answer, Selected, Version
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
 from serve.state.cache import ByteLRU
+from serve.state.flights import Flights
 from serve.state.load import Load
 from serve.state.store import ImageStore
 
 Forward = Callable[[str, Crop], Awaitable[Answer]]
 """Asks a version, by its address, for what it says of a crop."""
 
-_PASSING = (RayActorError, NodeDiedError, ObjectLostError, CheckpointError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries of a call whose replica died
 _DECODERS = 4  # images that are decoded at once: it is memory that they compete for
 
@@ -69,16 +71,34 @@ def start_of(prior: Mask | None, box: Box | None, height: int, width: int) -> St
 
 
 class Known(NamedTuple):
-    """A prediction, and what the model chose for its last click."""
+    """What the model said after some clicks: few bytes, however large the image is."""
 
-    prediction: Prediction
+    clicks: tuple[Click, ...]
+    box: Box | None
+    """Of the crop that it read."""
+    side: int
+    """Of that crop, in pixels."""
+    logits: NDArray[np.float32]
+    """(s, s), as the head makes them."""
     selected: tuple[Selected, ...]
+    """What it chose for the last click."""
 
     @property
     def bytes(self) -> int:
         """Memory that it takes."""
-        tokens = sum(each.indices.nbytes + each.scores.nbytes for each in self.selected)
-        return self.prediction.probabilities.nbytes + tokens
+        return self.logits.nbytes + sum(each.indices.nbytes + each.scores.nbytes for each in self.selected)
+
+    def paste(self, shape: tuple[int, int]) -> Prediction:
+        """Return what it says of the image, which has `shape` H and W."""
+        logits = torch.tensor(self.logits)[None, None]  # a copy: what comes from Ray cannot be written to
+        return paste(self.box, to_probabilities(logits, self.side)[0], self.clicks, shape)
+
+
+class Found(NamedTuple):
+    """The object after some clicks, and what the model chose for the last one."""
+
+    prediction: Prediction
+    selected: tuple[Selected, ...]
 
 
 class Seconds(NamedTuple):
@@ -100,6 +120,10 @@ class Progress:
     """So many that there are."""
 
 
+_Key = tuple[str, str, str, tuple[Click, ...]]
+"""Image, version and its weights, start, and clicks: what a prediction depends on."""
+
+
 class Sessions:
     """Images and predictions of one HTTP replica.
 
@@ -116,7 +140,9 @@ class Sessions:
         self._settings, self._store, self._forward, self._metrics = settings, store, forward, metrics
         self._images: ByteLRU[str, RGB] = ByteLRU(settings.cache_bytes)
         self._whole: ByteLRU[tuple[str, int], Crop] = ByteLRU(settings.cache_bytes // 8)
-        self._known: ByteLRU[tuple[str, str, str, tuple[Click, ...]], Known] = ByteLRU(settings.cache_bytes)
+        self._known: ByteLRU[_Key, Known] = ByteLRU(settings.cache_bytes // 4)
+        self._pasted: ByteLRU[_Key, Prediction] = ByteLRU(settings.cache_bytes)
+        self._flights: Flights[_Key, tuple[Found, Seconds]] = Flights()
         self._load = Load(settings.queue_seconds, settings.max_batch)
         metrics.watch_queue(lambda: self._load.calls)
         self._decoders = asyncio.Semaphore(_DECODERS)
@@ -159,8 +185,10 @@ class Sessions:
         version: Version,
         start: Start = NOTHING,
         progress: Progress | None = None,
-    ) -> tuple[Known, Seconds]:
+    ) -> tuple[Found, Seconds]:
         """Predict the object that the clicks mean, from the longest prefix of them that is known.
+
+        Requests at the same time share what they have in common: each click of an object is predicted once.
 
         Args:
             image_id: of the image.
@@ -174,29 +202,54 @@ class Sessions:
             The prediction, and what the model took.
         """
         taken = [Seconds(0, 0)]
-        key = image_id, version.address, start.key
+        about = image_id, f"{version.address} {version.info.digest}", start.key
         given = (*start.clicks, *clicks)
-        known, done = self._longest_known(key, given)
+        done = self._longest_known(about, given)
         self._metrics.cache("prediction", done == len(given))
-        previous = known.prediction if known else start.prediction
-        progress = progress or Progress()
-        progress.clicks = max(0, done - len(start.clicks))
-        for number in range(max(done + 1, len(start.clicks), 1), len(given) + 1):
-            for _ in range(forwards_of_click(previous, version.eval)):
-                known, seconds = await self._predict_once(image_id, image, given[:number], previous, version)
-                previous = known.prediction
+        found, progress = Found(start.prediction, ()) if start.prediction else None, progress or Progress()
+        for number in range(max(done, len(start.clicks), 1), len(given) + 1):
+            key = (*about, given[:number])
+            if (known := self._known.get(key)) is not None:
+                found = await self._paste(key, known, image)
+            else:
+                previous = found.prediction if found else None
+                found, seconds = await self._flights.join(
+                    key, partial(self._predict_click, key, image, previous, version)
+                )
                 taken.append(seconds)
-            assert known is not None  # there is at least one forward
-            self._known.put((*key, given[:number]), known, known.bytes)
             progress.clicks = number - len(start.clicks)
-        assert known is not None  # there is at least one click
-        return known, Seconds(*map(sum, zip(*taken, strict=True)))
+        assert found is not None  # there is at least one click
+        return found, Seconds(*map(sum, zip(*taken, strict=True)))
 
     def sweep(self) -> int:
         """Delete what the store keeps no longer; return how many images went."""
         return self._store.sweep()
 
-    async def _predict_once(
+    async def _predict_click(
+        self, key: _Key, image: RGB, previous: Prediction | None, version: Version
+    ) -> tuple[Found, Seconds]:
+        """Run the forwards of the last of the clicks, and keep what comes of them."""
+        (image_id, *_, clicks), taken = key, []
+        for _ in range(forwards_of_click(previous, version.eval)):
+            known, seconds = await self._forward_once(image_id, image, clicks, previous, version)
+            with self._stage("paste"):
+                previous = await asyncio.to_thread(known.paste, _shape(image))
+            taken.append(seconds)
+        assert previous is not None  # there is at least one forward
+        self._known.put(key, known, known.bytes)
+        self._pasted.put(key, previous, previous.probabilities.nbytes)
+        return Found(previous, known.selected), Seconds(*map(sum, zip(*taken, strict=True)))
+
+    async def _paste(self, key: _Key, known: Known, image: RGB) -> Found:
+        """Return a prediction that is known, made anew where there was no room for it."""
+        prediction = self._pasted.get(key)
+        if prediction is None:
+            with self._stage("paste"):
+                prediction = await asyncio.to_thread(known.paste, _shape(image))
+            self._pasted.put(key, prediction, prediction.probabilities.nbytes)
+        return Found(prediction, known.selected)
+
+    async def _forward_once(
         self,
         image_id: str,
         image: RGB,
@@ -212,9 +265,8 @@ class Sessions:
             answer = await self._call(version.address, crop)
         waited = time.perf_counter() - began
         self._metrics.forward(answer.batch, answer.seconds)
-        with self._stage("paste"):
-            prediction = await asyncio.to_thread(paste_answer, crop, answer, clicks, image.shape[:2])
-        return Known(prediction, answer.selected), Seconds(waited, answer.seconds)
+        known = Known(clicks, crop.box, crop.side, answer.logits, answer.selected)
+        return known, Seconds(waited, answer.seconds)
 
     def _next_crop(
         self,
@@ -232,25 +284,26 @@ class Sessions:
             self._whole.put(key, Crop(crop.image, None, (), None), crop.image.nbytes)
         return crop
 
-    def _longest_known(
-        self, key: tuple[str, str, str], clicks: tuple[Click, ...]
-    ) -> tuple[Known | None, int]:
+    def _longest_known(self, about: tuple[str, str, str], clicks: tuple[Click, ...]) -> int:
+        """How many of the clicks are known already."""
         for number in range(len(clicks), 0, -1):
-            known = self._known.get((*key, clicks[:number]))
-            if known is not None:
-                return known, number
-        return None, 0
+            if self._known.get((*about, clicks[:number])) is not None:
+                return number
+        return 0
 
     async def _call(self, address: str, crop: Crop) -> Answer:
         """Ask the model; a call has no effect but its answer, so it is made again where that may help.
 
+        In whatever way a replica goes (killed, out of memory, with its node), its call is for another one.
         A version that a replica cannot load was ready in another one: it has failed to fetch it, say.
         """
         pause = _FIRST_PAUSE
         while True:
             try:
                 return await self._forward(address, crop)
-            except _PASSING:
+            except (RayError, CheckpointError) as error:
+                if not took_the_call_with_it(error) and not isinstance(error, CheckpointError):
+                    raise
                 self._metrics.retry()
                 await asyncio.sleep(pause)  # the request's deadline ends this
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -268,7 +321,5 @@ class Sessions:
         return self._metrics.stage(name)
 
 
-def paste_answer(crop: Crop, answer: Answer, clicks: tuple[Click, ...], shape: tuple[int, int]) -> Prediction:
-    """Return what a model's answer to a crop says of the image, which has `shape` H and W."""
-    logits = torch.tensor(answer.logits)[None, None]  # a copy: what comes from Ray cannot be written to
-    return paste(crop, to_probabilities(logits, crop.side)[0], clicks, shape)
+def _shape(image: RGB) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]

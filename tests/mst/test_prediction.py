@@ -76,7 +76,7 @@ def test_a_zoomed_crop_shows_the_box_and_is_pasted_back_into_it():
     crop = next_crop(image, clicks, previous, 56, CONFIG)
     assert crop.box == Box(14, 32, 56, 88)
     assert crop.prev_mask.mean() == pytest.approx(probabilities[14:56, 32:88].mean(), abs=1e-3)
-    pasted = paste(crop, np.ones((56, 56), np.float32), clicks, image.shape[:2])
+    pasted = paste(crop.box, np.ones((56, 56), np.float32), clicks, image.shape[:2])
     np.testing.assert_array_equal(pasted.mask(0.5), mask_of(14, 32, 56, 88, image.shape[:2]))
 
 
@@ -184,7 +184,7 @@ def test_a_cascade_answers_the_same_clicks_again_with_the_new_mask():
     expected = predictor.predict(image, clicks)
     for _ in range(2):
         crop = next_crop(image, clicks, expected, 56, CONFIG)
-        expected = paste(crop, forward(predictor.model, [crop])[0], clicks, image.shape[:2])
+        expected = paste(crop.box, forward(predictor.model, [crop])[0], clicks, image.shape[:2])
     config = CONFIG.model_copy(update={"cascade": 2})
     found = Predictor(predictor.model, config).predict(image, clicks)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
@@ -198,7 +198,7 @@ def test_a_first_click_can_be_looked_at_again_closer():
     first = predictor.predict(image, clicks[:1])
     crop = next_crop(image, clicks[:1], first, 56, config)
     assert crop.box == zoom_box(first.mask(CONFIG.threshold), clicks[:1], None, CONFIG)
-    closer = paste(crop, forward(predictor.model, [crop])[0], clicks[:1], image.shape[:2])
+    closer = paste(crop.box, forward(predictor.model, [crop])[0], clicks[:1], image.shape[:2])
     patient = Predictor(predictor.model, config)
     np.testing.assert_array_equal(patient.predict(image, clicks[:1]).probabilities, closer.probabilities)
     then = predictor.predict(image, clicks, closer)
@@ -219,9 +219,9 @@ def test_a_small_crop_has_a_small_input_after_a_first_click():
         assert (closer.side, closer.image.shape) == (side, (side, side, 3))
         assert max(closer.box.height, closer.box.width) <= side or side == 56
         assert next_crop(image, [*clicks, Click(31, 61, True)], before, 56, config).side == 56
-    answer = paste(first, forward(model.eval(), [first])[0], clicks, image.shape[:2])
+    answer = paste(first.box, forward(model.eval(), [first])[0], clicks, image.shape[:2])
     closer = next_crop(image, clicks, answer, 56, config)
-    answer = paste(closer, forward(model, [closer])[0], clicks, image.shape[:2])
+    answer = paste(closer.box, forward(model, [closer])[0], clicks, image.shape[:2])
     found = Predictor(model, config).predict(image, clicks).probabilities
     np.testing.assert_array_equal(found, answer.probabilities)
 
@@ -239,4 +239,4 @@ def test_probabilities_that_are_no_numbers_are_refused():
     image, _ = image_and_model()
     crop = next_crop(image, [Click(1, 1, True)], None, 56, CONFIG)
     with pytest.raises(PredictionError, match="after 1 clicks"):
-        paste(crop, np.full((56, 56), np.nan, np.float32), [Click(1, 1, True)], image.shape[:2])
+        paste(crop.box, np.full((56, 56), np.nan, np.float32), [Click(1, 1, True)], image.shape[:2])

@@ -1,0 +1,150 @@
+"""Requests at the same time share what they have in common; what a replica took with it is done again."""
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import ray.exceptions
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, TaskCancelledError
+
+from mst.clicks import Click
+from mst.config import EvalConfig
+from mst.predictor import Crop
+from serve.inference.model import Answer, Version
+from serve.metrics import Metrics
+from serve.settings import ServeSettings
+from serve.state.session import Sessions
+from serve.state.store import open_store
+from serve.wire.models import ModelInfo
+from tests.conftest import picture
+
+CLICKS = [Click(20 + 5 * number, 30 + 7 * number, True) for number in range(5)]
+VERSION = Version("folder", ModelInfo(name="mst", version="1", digest="a"), 56, EvalConfig(zoom_first=True))
+ALONE = len(CLICKS) + 1  # forwards: two looks at the first click
+
+
+class Model:
+    """Answers after a moment with logits of the clicks, and counts."""
+
+    def __init__(self) -> None:
+        self.forwards = 0
+        self.fails: list[Exception] = []
+
+    async def __call__(self, address: str, crop: Crop) -> Answer:
+        """As a segmenter does."""
+        self.forwards += 1
+        await asyncio.sleep(0.02)
+        if self.fails:
+            raise self.fails.pop()
+        logits = np.full((14, 14), len(crop.clicks) / 10 - 1, np.float32)
+        logits[3:9, 3:9] = 2
+        return Answer(logits, (), 1, 0.02)
+
+
+def used(tmp_path, use: Callable, **settings: int) -> tuple[Model, object]:
+    """Use the sessions of a replica."""
+    model = Model()
+    sessions = Sessions(
+        ServeSettings(**settings), open_store(str(tmp_path), 60, 10**9), model, Metrics("local")
+    )
+    return model, asyncio.run(use(sessions))
+
+
+def masks_of(sessions: Sessions, image: np.ndarray, *counts: int):
+    return [sessions.predict("image", image, CLICKS[:count], VERSION) for count in counts]
+
+
+async def alone(sessions):
+    return [(await each)[0].prediction for each in masks_of(sessions, picture(), *range(1, 6))]
+
+
+def test_quick_clicks_cost_what_slow_ones_cost(tmp_path):
+    async def quickly(sessions):
+        tasks = []
+        for each in masks_of(sessions, picture(), *range(1, 6)):
+            tasks.append(asyncio.create_task(each))
+            await asyncio.sleep(0.005)
+        return [(await each)[0].prediction for each in tasks]
+
+    (quick, found), (slow, expected) = used(tmp_path / "a", quickly), used(tmp_path / "b", alone)
+    assert (quick.forwards, slow.forwards) == (ALONE, ALONE)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+
+
+def test_equal_requests_at_the_same_time_are_one(tmp_path):
+    async def at_once(sessions):
+        return await asyncio.gather(*masks_of(sessions, picture(), 1, 1, 1))
+
+    assert used(tmp_path, at_once)[0].forwards == 2
+
+
+def test_who_gives_up_leaves_the_others_their_forward_and_the_last_one_ends_it(tmp_path):
+    async def use(sessions):
+        first, second = (asyncio.create_task(each) for each in masks_of(sessions, picture(), 5, 5))
+        await asyncio.sleep(0.03)
+        first.cancel()
+        kept = (await second)[0].prediction
+        third, fourth = (
+            asyncio.create_task(sessions.predict("other", picture(1), CLICKS, VERSION)) for _ in range(2)
+        )
+        await asyncio.sleep(0.03)
+        third.cancel()
+        fourth.cancel()
+        await asyncio.sleep(0.2)
+        return kept
+
+    model, kept = used(tmp_path, use)
+    assert len(kept.clicks) == len(CLICKS)
+    assert ALONE < model.forwards <= ALONE + 3  # of the other image two looks had begun
+
+
+def test_objects_of_a_large_image_that_are_clicked_in_turn_cost_one_forward_a_click(tmp_path):
+    """Their predictions have 1.9 MB each and do not fit beside one another; what the model said does."""
+    image = picture(height=600, width=800)
+
+    async def in_turn(sessions):
+        for count in range(1, 6):
+            for left in range(10):
+                clicks = [Click(each.row, each.col + 9 * left, True) for each in CLICKS[:count]]
+                await sessions.predict("image", image, clicks, VERSION)
+
+    model, _ = used(tmp_path, in_turn, cache_bytes=5_000_000)
+    assert model.forwards == 10 * ALONE
+
+
+def gone() -> list[Exception]:
+    """Every error of Ray's but those of the call itself."""
+    kinds, found = [RayError], []
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        is_of_call = issubclass(kind, RayTaskError | TaskCancelledError)
+        if kind.__module__ == ray.exceptions.__name__ and not is_of_call:
+            found.append(kind.__new__(kind))
+    return found
+
+
+@pytest.mark.parametrize("error", gone(), ids=lambda each: type(each).__name__)
+def test_however_a_replica_goes_its_call_is_made_again(error, tmp_path):
+    async def use(sessions):
+        sessions._forward.fails = [error]
+        return await alone(sessions)
+
+    model, found = used(tmp_path, use)
+    assert model.forwards == ALONE + 1
+    assert len(found) == len(CLICKS)
+
+
+def test_replicas_that_are_killed_for_memory_are_among_those_that_go():
+    assert {OutOfMemoryError, RayActorError} <= {type(each) for each in gone()}
+
+
+def test_a_call_that_fails_by_itself_is_not_made_again(tmp_path):
+    async def use(sessions):
+        sessions._forward.fails = [RayTaskError("predict", "traceback", ValueError("wrong"))]
+        with pytest.raises(RayTaskError):
+            await alone(sessions)
+
+    assert used(tmp_path, use)[0].forwards == 1

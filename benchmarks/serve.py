@@ -89,7 +89,7 @@ class RawModel:
 
 @cache
 def _raw(settings: ServeSettings) -> tuple[ServedModel, list[list[Crop]]]:
-    torch.set_num_threads(int(settings.cpus_per_replica))
+    torch.set_num_threads(settings.threads())
     model = ServedModel(settings)
     return model, _first_clicks(model, _RAW_CLICKS)
 

@@ -40,6 +40,8 @@ def main() -> None:
     host, port = arguments.pop("host"), arguments.pop("port")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     given = {name: value for name, value in arguments.items() if value is not None}
+    if "://" not in (store := given.get("image_store", "://")):
+        given["image_store"] = str(Path(store).absolute())
     try:
         settings, served = _choose(host, given)
     except MSTError as error:
@@ -71,7 +73,8 @@ def _choose(host: str, given: dict[str, Any]) -> tuple[ServeSettings, str]:
     except CheckpointError as error:
         where = f" ({registry_of(settings)})" if settings.model.startswith(REGISTERED) else ""
         raise CheckpointError(f"{error}{where}") from None
-    return settings, f"{info.name} version {info.version}"
+    threads = settings.threads()
+    return settings, f"{info.name} version {info.version} on {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _serve(settings: ServeSettings, served: str, host: str, port: int) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import joblib
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -81,11 +82,22 @@ class ServeSettings(BaseModel):
     downscale_delay_seconds: float = Field(default=300.0, ge=0)
     """Seconds of low load until model replicas are removed."""
     cpus_per_replica: float = Field(default=1.0, ge=0)
-    """CPU cores for each model replica."""
+    """CPU cores that Ray sets aside for each model replica."""
+    threads_per_replica: int = Field(default=0, ge=0)
+    """Threads of each model replica. With 0, the replicas share the cores of their machine or container; on a
+    GPU it is one thread for each core that is set aside."""
     gpus_per_replica: float = Field(default=0.0, ge=0)
     """GPUs for each model replica. A fraction is a share of one GPU."""
     max_batch: int = Field(default=8, ge=1)
     """Most clicks in one forward pass, from any users."""
+
+    def threads(self) -> int:
+        """Return how many threads a model replica on this machine uses."""
+        if self.threads_per_replica:
+            return self.threads_per_replica
+        if self.gpus_per_replica:
+            return max(1, int(self.cpus_per_replica))
+        return max(1, int(joblib.cpu_count()) // self.max_replicas)
 
     def other_aliases(self) -> tuple[str, ...]:
         """Return the aliases that a request may choose."""
@@ -98,6 +110,14 @@ class ServeSettings(BaseModel):
         if (first := path.partition("/")[2].partition("/")[0]) in ROUTES:
             raise ValueError(f"root_path {path} begins as the server's own /{first}; choose another prefix")
         return path
+
+    @field_validator("image_store")
+    @classmethod
+    def _image_store_is_one_place(cls, url: str) -> str:
+        """A relative folder would be another one for each process."""
+        if "://" not in url and not Path(url).is_absolute():
+            raise ValueError(f"image_store {url} is relative; give an absolute folder, or s3://bucket/prefix")
+        return url
 
     @model_validator(mode="after")
     def _replicas_fit(self) -> Self:

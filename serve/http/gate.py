@@ -90,10 +90,8 @@ class Gate:
 
     def _refusal(self, scope: Scope, headers: Headers, limits: Limits) -> Refusal | None:
         """Decide by what is known before the body is read."""
-        kind = headers.get(b"content-type", b"").lower()
-        if limits.body == "image" and kind.startswith(b"multipart/"):
-            why = "send the image file itself as the body, as `curl --data-binary @photo.jpg` does"
-            return Refusal(415, f"{why}, and no form")
+        if (unfit := _unfit(scope, headers, limits)) is not None:
+            return unfit
         is_free = scope["method"] in ("GET", "HEAD") and not limits.needs_key
         if self._keys and not is_free:
             key = self._keys.find(headers)
@@ -237,6 +235,31 @@ def _json_bytes(scope: Scope, limits: Limits, limit: int) -> int:
     lengths = [value for name, value in scope["headers"] if name == HEADER_LENGTH.lower().encode()]
     # What is no number is refused before it is read; of several headers, the first is the one that counts.
     return int(lengths[0]) if lengths and lengths[0].isdigit() and len(lengths[0]) <= 15 else limit
+
+
+def _unfit(scope: Scope, headers: Headers, limits: Limits) -> Refusal | None:
+    """Why nobody may send this, with a key or without."""
+    if _is_of_another_site(scope, headers):
+        return Refusal(403, "a page of another site asks this; the server's own page alone may")
+    kind = headers.get(b"content-type", b"").lower()
+    if limits.body != "json" and kind.startswith((b"multipart/", b"text/")):
+        right = {
+            "image": "the image file itself, as `curl --data-binary @photo.jpg` does, and no form or text",
+            "tensors": "JSON, with tensors behind it where a header says its length, and no form or text",
+        }
+        return Refusal(415, f"send as the body {right[limits.body]}")
+    return None
+
+
+def _is_of_another_site(scope: Scope, headers: Headers) -> bool:
+    """Whether a browser sends what a page of another site asks for, which it does not let that page read."""
+    if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        return False
+    site = headers.get(b"sec-fetch-site")  # what a proxy does to Host is nothing to it
+    if site is not None:
+        return site not in (b"same-origin", b"none")
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
 
 
 def _is_local(scope: Scope) -> bool:

@@ -6,6 +6,7 @@ free to run it, so a lone call waits for nothing, and the batch grows with the l
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from typing import Generic, TypeVar
 
 Call = TypeVar("Call")
 Answer = TypeVar("Answer")
+
+_HOPELESS = 3  # failed runs in a row
 
 
 class Batcher(Generic[Call, Answer]):
@@ -34,6 +37,19 @@ class Batcher(Generic[Call, Answer]):
         self._thread = ThreadPoolExecutor(1, "batches")  # nothing else that blocks can be in its way
         self._waiting: deque[tuple[Call, asyncio.Future[Answer]]] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._began: float | None = None  # when the run under way began
+        self._failed = 0  # runs in a row
+
+    def check(self, most_seconds: float) -> None:
+        """Say whether there is hope that a call is answered.
+
+        Raises:
+            RuntimeError: a run takes longer than `most_seconds`, or three in a row have failed.
+        """
+        if self._began is not None and time.monotonic() - self._began > most_seconds:
+            raise RuntimeError(f"a run has taken more than {most_seconds:g} s")
+        if self._failed >= _HOPELESS:
+            raise RuntimeError(f"{self._failed} runs in a row have failed")
 
     async def __call__(self, call: Call) -> Answer:
         """Return the call's answer; the first to come is the first to be run."""
@@ -47,15 +63,20 @@ class Batcher(Generic[Call, Answer]):
         while batch := self._next_batch():
             try:
                 calls = [call for call, _ in batch]
+                self._began = time.monotonic()
                 answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, calls)
             except Exception as error:  # whatever it is, those who wait must hear of it
+                self._failed += 1
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
             else:
+                self._failed = 0
                 for (_, future), answer in zip(batch, answers, strict=True):
                     if not future.done():
                         future.set_result(answer)
+            finally:
+                self._began = None
         self._worker = None
 
     def _next_batch(self) -> list[tuple[Call, asyncio.Future[Answer]]]:

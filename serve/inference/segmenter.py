@@ -24,6 +24,7 @@ from serve.settings import ServeSettings
 
 _log = logging.getLogger("ray.serve.segmenter")
 
+_HUNG = 2  # deadlines of a request, after which a forward hangs
 _AGAIN = 60.0  # seconds after which a version that could not be loaded is tried again
 
 
@@ -49,7 +50,8 @@ class Segmenter:
     """
 
     def __init__(self, settings: ServeSettings, first: str) -> None:
-        torch.set_num_threads(max(1, int(settings.cpus_per_replica)))
+        torch.set_num_threads(settings.threads())
+        _log.info("the model runs on %d threads", settings.threads())
         self._settings = settings
         self._models: dict[str, ServedModel] = {}
         self._used: dict[str, float] = {}  # when each was asked for last
@@ -61,6 +63,14 @@ class Segmenter:
         self._follower = threading.Thread(target=self._follow, daemon=True)
         if settings.model != first:
             self._follower.start()
+
+    def check_health(self) -> None:
+        """Tell Ray Serve, which asks from time to time and replaces a replica that is ill.
+
+        Raises:
+            RuntimeError: a forward hangs, or forwards fail one after the other, as on a GPU that is lost.
+        """
+        self._batcher.check(_HUNG * self._settings.deadline_seconds)
 
     def close(self) -> None:
         """Follow the alias no longer; the end of a replica's process does as much."""

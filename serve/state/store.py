@@ -20,6 +20,7 @@ import fsspec
 from serve.errors import OverloadedError
 
 _ID = re.compile(r"[0-9a-f]{64}")
+_OFTEN = 16  # an object's life is prolonged so many times in it, not at each upload
 _PART = ".mst-"
 """Begins the name of a file that is being written."""
 
@@ -85,10 +86,15 @@ class FolderStore:
     def put(self, data: bytes) -> str:
         """Store an image's bytes, or prolong their life, and return their id."""
         image_id = hashlib.sha256(data).hexdigest()
+        path = self._folder / image_id
         with _reached():
             try:
-                os.utime(self._folder / image_id)
+                is_there = path.read_bytes() == data  # a machine that lost power may have left less
+                if is_there:
+                    os.utime(path)
             except FileNotFoundError:
+                is_there = False
+            if not is_there:
                 self._write(image_id, data)
         if self._new_bytes > self._max_bytes / 16:
             self.sweep()
@@ -115,6 +121,8 @@ class FolderStore:
         self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleared it away
         with tempfile.NamedTemporaryFile(dir=self._folder, prefix=_PART, delete=False) as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         Path(file.name).replace(self._folder / image_id)
         self._new_bytes += len(data)
 
@@ -141,9 +149,21 @@ class BucketStore:
     def put(self, data: bytes) -> str:
         """Store an image's bytes, or prolong their life, and return their id."""
         image_id = hashlib.sha256(data).hexdigest()
+        path = f"{self._root}/{image_id}"
         with _reached():
-            self._files.pipe_file(f"{self._root}/{image_id}", data)  # whole or not at all
+            if not self._is_new(path, len(data)):
+                self._files.pipe_file(path, data)  # whole or not at all
         return image_id
+
+    def _is_new(self, path: str, size: int) -> bool:
+        """Whether an object was written so lately that its life need not be prolonged."""
+        try:
+            self._files.invalidate_cache()  # another replica may have swept it away
+            found = self._files.info(path)
+        except FileNotFoundError:
+            return False
+        age = time.time() - found["LastModified"].timestamp()
+        return bool(found["size"] == size and age < self._ttl / _OFTEN)
 
     def get(self, image_id: str) -> bytes | None:
         """Return an image's bytes; None where there is no such image."""
@@ -169,14 +189,18 @@ class BucketStore:
 
 
 def _found(image_id: str, read: Callable[[], bytes]) -> bytes | None:
-    """What an image's file holds; None where there is no such image, or no image can have this id."""
+    """What an image's file holds; None where there is no such image, or its file holds something else."""
     if not _ID.fullmatch(image_id):
         return None
     with _reached():
         try:
-            return read()
+            data = read()
         except FileNotFoundError:
             return None
+    if hashlib.sha256(data).hexdigest() != image_id:
+        _log.error("the image store holds other bytes than it was given under %s", image_id)
+        return None  # whoever has the image stores it again
+    return data
 
 
 @contextlib.contextmanager

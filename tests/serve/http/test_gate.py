@@ -66,6 +66,38 @@ def test_without_keys_a_page_of_another_site_gets_nothing(http):
     assert "access-control-allow-origin" not in allowed
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "https://shown.example", "Sec-Fetch-Site": "same-origin"}, 201),  # behind a proxy
+        ({"Sec-Fetch-Site": "none"}, 201),
+        ({}, 201),
+    ],
+)
+def test_a_page_of_another_site_stores_nothing_with_or_without_keys(serving, headers, status):
+    """Browsers send such bodies without asking first."""
+    for keys in ((), (KEY,)):
+        with serving(*keys) as url:
+            sent = {**headers, "Authorization": f"Bearer {KEY}"}
+            assert httpx.post(f"{url}/v1/images", content=png(picture()), headers=sent).status_code == status
+
+
+def test_the_servers_own_page_may_ask(serving):
+    with serving() as url:
+        assert httpx.post(f"{url}/v1/images", content=png(picture()), headers={"Origin": url}).is_success
+
+
+def test_a_body_that_is_called_text_is_no_image_and_no_tensors(http, checkpoint):
+    for path in ("/v1/images", f"/v2/models/{checkpoint.parent.name}/infer"):
+        reply = http.post(path, content=png(picture()), headers={"Content-Type": "text/plain"})
+        assert reply.status_code == 415
+        assert "no form or text" in reply.json()["detail"]
+
+
 # --- how much each may bring
 
 

@@ -13,6 +13,36 @@ from serve.state.core import few_at_once
 from serve.state.load import Load
 
 
+def test_a_batcher_that_hangs_or_fails_again_and_again_is_ill():
+    may_run, fails = threading.Event(), [True]
+
+    def run(calls):
+        may_run.wait()
+        if fails[0]:
+            raise ValueError("the device is lost")
+        return calls
+
+    async def use():
+        batcher = Batcher(run, 1, lambda call: call)
+        batcher.check(0)
+        call = asyncio.create_task(batcher(0))
+        await asyncio.sleep(0.1)
+        batcher.check(60)
+        with pytest.raises(RuntimeError, match=r"a run has taken more than 0\.05 s"):
+            batcher.check(0.05)
+        may_run.set()
+        await asyncio.gather(call, batcher(1), return_exceptions=True)
+        batcher.check(0.05)
+        await asyncio.gather(batcher(2), return_exceptions=True)
+        with pytest.raises(RuntimeError, match="3 runs in a row have failed"):
+            batcher.check(60)
+        fails[0] = False
+        assert await batcher(3) == 3
+        batcher.check(60)
+
+    asyncio.run(use())
+
+
 def test_calls_share_the_next_run_once_the_model_is_free():
     batches, may_run = [], threading.Event()
 

@@ -44,6 +44,30 @@ def test_a_folder_is_swept_while_it_fills_and_of_what_a_killed_writer_left(tmp_p
     assert not (tmp_path / ".mst-left").exists()
 
 
+def test_an_image_whose_file_is_damaged_is_not_there_until_it_is_stored_again(tmp_path, s3):
+    """As after a power cut, or where somebody wrote into the folder."""
+    bucket = f"{s3.upload(tmp_path / 'nothing')}/damaged"
+    for place in (str(tmp_path / "images"), bucket):
+        store = open_store(place, 60.0, 10**6)
+        image_id = store.put(b"image" * 100)
+        path = UPath(place) / image_id
+        for damaged in (b"", b"image" * 99, b"IMAGE" * 100):
+            path.write_bytes(damaged)
+            assert store.get(image_id) is None, place
+        path.write_bytes(b"")
+        store.put(b"image" * 100)
+        assert store.get(image_id) == b"image" * 100
+
+
+def test_a_bucket_is_not_written_to_at_each_upload(tmp_path, s3):
+    store = open_store(f"{s3.upload(tmp_path / 'nothing')}/often", 60.0, 10**6)
+    written = []
+    put, store._files.pipe_file = store._files.pipe_file, lambda *each: (written.append(each), put(*each))
+    for _ in range(3):
+        store.put(b"image" * 100)
+    assert len(written) == 1
+
+
 def test_a_folder_keeps_what_is_not_the_stores(tmp_path):
     photo, folder = tmp_path / "holiday.jpg", tmp_path / "lost+found"
     photo.write_bytes(b"mine")

@@ -10,12 +10,16 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 from pydantic import ValidationError
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 
 from mst.databases import check_database
 from mst.errors import CheckpointError, ConfigError, MSTError
@@ -26,6 +30,7 @@ from serve.memory import MALLOC
 from serve.settings import ServeSettings
 
 _APPLICATION = "mst"
+_ASKED, _PAUSE = 3, 0.02  # times that each HTTP replica is asked, one of them at a time; seconds between
 
 
 def main() -> None:
@@ -85,7 +90,7 @@ def _serve(settings: ServeSettings, served: str, host: str, port: int) -> None:
     os.environ.update(MALLOC | os.environ)  # for Serve's proxy, which is not ours to set up
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     serve.start(http_options={"host": host, "port": port, "request_timeout_s": 2 * settings.deadline_seconds})
-    serve.run(build(settings), name=_APPLICATION, logging_config={"log_level": "WARNING"})
+    handle = serve.run(build(settings), name=_APPLICATION, logging_config={"log_level": "WARNING"})
     print(f"serving {served} at http://{host}:{port}, API at /docs", flush=True)
     for stop in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
         signal.signal(stop, signal.default_int_handler)
@@ -93,8 +98,21 @@ def _serve(settings: ServeSettings, served: str, host: str, port: int) -> None:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
+        _drain(handle, settings)
         if address is None:  # a cluster of others goes on; our own ends with this process
             serve.delete(_APPLICATION)
+
+
+def _drain(handle: DeploymentHandle, settings: ServeSettings) -> None:
+    """Let what is in hand be answered, and nothing new in; for a request's longest time at most."""
+    until, quiet = time.monotonic() + settings.deadline_seconds, 0
+    seconds = f"{settings.deadline_seconds:g} s"
+    print(f"answering what is in hand, for at most {seconds}; interrupt again to stop at once", flush=True)
+    with suppress(KeyboardInterrupt, RayError, RayServeException):
+        while quiet < _ASKED * settings.http_replicas and time.monotonic() < until:
+            in_hand = handle.drain.remote().result(timeout_s=settings.deadline_seconds)
+            quiet = 0 if in_hand else quiet + 1
+            time.sleep(_PAUSE)
 
 
 def _check_host(host: str, settings: ServeSettings) -> None:

@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 
 from mst.predictor import Crop
 from serve.http.api import build_api
+from serve.http.gate import Door
 from serve.http.keys import Keys, read_keys
 from serve.inference.model import Answer
 from serve.inference.registry import REGISTERED, pin
@@ -41,11 +42,17 @@ class Ingress:
         self._core = Core(settings, first, segmenter.describe.remote, forward, metrics)
         token = os.environ.get("MST_LABEL_STUDIO_TOKEN", settings.label_studio_token)
         self._settings = settings.model_copy(update={"label_studio_token": token})
+        self._door = Door()
         self._keys = Keys(read_keys(settings.api_keys, os.environ), settings.key_rate)
+
+    async def drain(self) -> int:
+        """Take no more requests, and return how many are in hand."""
+        self._door.is_closed = True
+        return self._door.in_hand
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return what answers; Ray Serve calls this once, in the replica."""
-        return build_api(self._core, self._settings, self._keys)
+        return build_api(self._core, self._settings, self._keys, self._door)
 
 
 async def _forward(segmenter: DeploymentHandle, address: str, crop: Crop) -> Answer:

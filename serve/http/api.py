@@ -25,7 +25,7 @@ from mst.data.pixels.images import RGB
 from mst.errors import ClickError, MSTError
 from mst.zoom import Box
 from serve.errors import OverloadedError, UnfinishedError, message_of, status_of, took_the_call_with_it
-from serve.http.gate import Gate
+from serve.http.gate import Door, Gate
 from serve.http.keys import Keys
 from serve.protocols import routers
 from serve.settings import ServeSettings
@@ -64,10 +64,11 @@ class Handlers:
 
     Args:
         core: images and predictions.
+        door: what is in hand.
     """
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, core: Core, door: Door) -> None:
+        self._core, self._door = core, door
 
     @limited(PAGE)
     async def page(self) -> FileResponse:
@@ -93,6 +94,8 @@ class Handlers:
     @limited(PROBE)
     async def ready(self) -> Ready:
         """Answer which model is served, once it can answer clicks, and which new version cannot be."""
+        if self._door.is_closed:
+            raise HTTPException(503, "the server is about to stop")
         try:
             info, rejected = await self._core.ready()
         except (RayServeException, RayError, MSTError) as error:
@@ -149,13 +152,14 @@ class Handlers:
             return await asyncio.to_thread(_reply, found, body, start)
 
 
-def build_api(core: Core, settings: ServeSettings, keys: Keys) -> FastAPI:
+def build_api(core: Core, settings: ServeSettings, keys: Keys, door: Door | None = None) -> FastAPI:
     """Route requests to their handlers.
 
     Args:
         core: what answers.
         settings: of the server.
         keys: who may ask.
+        door: what is in hand; its own if not given.
     """
 
     @asynccontextmanager
@@ -164,7 +168,8 @@ def build_api(core: Core, settings: ServeSettings, keys: Keys) -> FastAPI:
         yield
         keeper.cancel()
 
-    handlers = Handlers(core)
+    door = door or Door()
+    handlers = Handlers(core, door)
     app = FastAPI(
         title=_TITLE,
         version=__version__,
@@ -196,7 +201,7 @@ def build_api(core: Core, settings: ServeSettings, keys: Keys) -> FastAPI:
     app.add_exception_handler(MSTError, _explain)
     for of_ray in (RayError, RayServeException):
         app.add_exception_handler(of_ray, _explain_ray)
-    app.add_middleware(Gate, settings=settings, keys=keys, metrics=core.metrics, routes=routes)
+    app.add_middleware(Gate, settings=settings, keys=keys, metrics=core.metrics, door=door, routes=routes)
     return app
 
 

@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastapi import HTTPException
@@ -37,6 +38,24 @@ class Refusal(NamedTuple):
     retry_after: int | None = None
 
 
+@dataclass
+class Door:
+    """What an HTTP replica has in hand, and whether it takes more."""
+
+    in_hand: int = 0
+    """Requests, without probes and the page."""
+    is_closed: bool = False
+    """As before the server stops."""
+
+    def refusal(self, most: int) -> Refusal | None:
+        """Why another request cannot come in, where at most so many may be in hand."""
+        if self.is_closed:
+            return Refusal(503, "the server is about to stop", 1)
+        if self.in_hand >= most:
+            return Refusal(503, f"{self.in_hand} requests are in hand already", 1)
+        return None
+
+
 class Gate:
     """ASGI middleware: refuses, limits, counts and logs requests.
 
@@ -45,6 +64,7 @@ class Gate:
         settings: of the server.
         keys: who may pass.
         metrics: what is counted.
+        door: of the replica.
         routes: of the application, in their order, which declare their limits (`serve.wire.limits`).
     """
 
@@ -54,11 +74,11 @@ class Gate:
         settings: ServeSettings,
         keys: Keys,
         metrics: Metrics,
+        door: Door,
         routes: Sequence[BaseRoute],
     ) -> None:
         self._app, self._settings, self._keys, self._metrics = app, settings, keys, metrics
-        self._routes = routes
-        self._in_hand = 0
+        self._door, self._routes = door, routes
         self._held = 0  # bytes of all bodies in hand
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,11 +95,11 @@ class Gate:
             if refusal:
                 await reply.refuse(refusal)
             else:
-                self._in_hand += not limits.is_light
+                self._door.in_hand += not limits.is_light
                 try:
                     await self._pass(_as_json(scope, headers, limits), receive, reply, limits)
                 finally:
-                    self._in_hand -= not limits.is_light
+                    self._door.in_hand -= not limits.is_light
         except Exception:
             _log.exception("request failed", extra={"request_id": reply.request_id})
             await reply.refuse(
@@ -104,9 +124,7 @@ class Gate:
             host = headers.get(b"host", b"localhost").decode("latin-1")
             if not (_is_local(scope) and is_loopback(_without_port(host))):
                 return Refusal(403, "without API keys only this machine is answered, under a name of its own")
-        if not limits.is_light and self._in_hand >= self._settings.max_requests:
-            return Refusal(503, f"{self._in_hand} requests are in hand already", 1)
-        return None
+        return None if limits.is_light else self._door.refusal(self._settings.max_requests)
 
     async def _pass(self, scope: Scope, receive: Receive, reply: "_Reply", limits: Limits) -> None:
         limit, received, items = self._settings.max_bytes, 0, 0

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+
 from pipelines.cluster import free_port
 from pipelines.storage import PROJECT
 from tests.conftest import picture, png

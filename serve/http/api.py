@@ -83,7 +83,11 @@ class Handlers:
     async def docs(self) -> HTMLResponse:
         """Return the page that describes the interface; its addresses are relative to it."""
         return get_swagger_ui_html(
-            openapi_url="openapi.json", title=_TITLE, swagger_favicon_url="favicon.ico"
+            openapi_url="openapi.json",
+            title=_TITLE,
+            swagger_js_url="docs/files/swagger-ui-bundle.js",
+            swagger_css_url="docs/files/swagger-ui.css",
+            swagger_favicon_url="favicon.ico",
         )
 
     @limited(PROBE)
@@ -192,6 +196,7 @@ def build_api(core: Core, settings: ServeSettings, keys: Keys, door: Door | None
     post("/v1/images/{image_id}/mask", handlers.mask_of_image)
     post("/v1/images/{image_id}/masks", handlers.masks_of_image)
     post("/v1/segment", handlers.segment)
+    app.mount("/docs/files", limited(PAGE)(StaticFiles(packages=[("fastapi_offline", "static")])))
     app.mount("/web", limited(PAGE)(StaticFiles(directory=_WEB)), name="web")
     protocols = routers(core, settings)
     routes = [*app.routes, *(route for router in protocols for route in router.routes)]

@@ -25,6 +25,7 @@ _log = logging.getLogger("ray.serve.requests")
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
+_NO_KEY = "no valid API key; send it as 'Authorization: Bearer KEY'"
 _BODIES = 8  # bodies of the largest size that one replica holds at once
 _MAX_ITEMS = 1_000_000  # braces, brackets and commas of a body: each becomes an object in memory
 _UNTOLD = (b"", b"application/x-www-form-urlencoded")
@@ -36,6 +37,8 @@ class Refusal(NamedTuple):
     status: int
     reason: str
     retry_after: int | None = None
+    challenge: str = "Bearer"
+    """Of a 401: how a key may be sent."""
 
 
 @dataclass
@@ -116,7 +119,7 @@ class Gate:
         if self._keys and not is_free:
             key = self._keys.find(headers)
             if key is None:
-                return Refusal(401, "no valid API key; send it as 'Authorization: Bearer KEY'")
+                return Refusal(401, _NO_KEY, challenge=_challenge(headers))
             wait = self._keys.wait(key)
             if wait:
                 return Refusal(429, "too many requests with this key", math.ceil(wait))
@@ -206,7 +209,7 @@ class _Reply:
         if refusal.retry_after is not None:
             headers.append((b"retry-after", str(refusal.retry_after).encode()))
         if refusal.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
+            headers.append((b"www-authenticate", refusal.challenge.encode()))
         await self({"type": "http.response.start", "status": refusal.status, "headers": headers})
         await self({"type": "http.response.body", "body": body})
 
@@ -253,6 +256,12 @@ def _json_bytes(scope: Scope, limits: Limits, limit: int) -> int:
     lengths = [value for name, value in scope["headers"] if name == HEADER_LENGTH.lower().encode()]
     # What is no number is refused before it is read; of several headers, the first is the one that counts.
     return int(lengths[0]) if lengths and lengths[0].isdigit() and len(lengths[0]) <= 15 else limit
+
+
+def _challenge(headers: Headers) -> str:
+    """Let a browser that opens /docs ask its user for the key; the page where one clicks asks by itself."""
+    is_page = b"text/html" in headers.get(b"accept", b"")
+    return 'Basic realm="MST"' if is_page else "Bearer"
 
 
 def _unfit(scope: Scope, headers: Headers, limits: Limits) -> Refusal | None:

@@ -4,9 +4,10 @@ import { Editor } from "./editor.js";
 import { ask, element, say } from "./panel.js";
 import { Server } from "./server.js";
 
-async function askKey() {
+async function askKey(wasRefused) {
   const field = element("key");
   field.value = "";
+  element("refused").hidden = !wasRefused;
   return (await ask(element("login"))) === "ok" ? field.value : null;
 }
 

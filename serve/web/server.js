@@ -14,7 +14,8 @@ export class ServerError extends Error {
 }
 
 export class Server {
-  // askKey: resolves to an API key that a person gives, or to null; onRetry: is told that the server is away.
+  // askKey: told whether a key was refused, resolves to one that a person gives, or to null; onRetry: is told
+  // that the server is away.
   constructor(askKey, onRetry) {
     this.askKey = askKey;
     this.onRetry = onRetry;
@@ -37,9 +38,11 @@ export class Server {
 
   async call(path, options) {
     for (let number = 0, mostDone = 0; ; number += 1) {
+      const { key } = this;
       const response = await this.fetched(path, options);
+      if (response?.status === 401 && (await this.login(key))) continue;
+      if (response && response.status !== 401 && key) sessionStorage.setItem("key", key);
       if (response?.ok) return response.json();
-      if (response?.status === 401 && (await this.login())) continue;
       const done = await clicksDone(response);
       if (done > mostDone) [number, mostDone] = [0, done]; // it goes on where it was
       const passing = !response || isPassing(response);
@@ -60,13 +63,12 @@ export class Server {
   }
 
   // Calls that are refused at the same time share one question.
-  async login() {
-    this.asking ??= this.askKey().finally(() => (this.asking = null));
-    const key = await this.asking;
-    if (!key) return false;
-    this.key = key;
-    sessionStorage.setItem("key", key);
-    return true;
+  async login(refused) {
+    if (this.key !== refused) return true; // another call was given a newer key meanwhile
+    sessionStorage.removeItem("key");
+    this.asking ??= this.askKey(Boolean(refused)).finally(() => (this.asking = null));
+    this.key = await this.asking;
+    return Boolean(this.key);
   }
 }
 

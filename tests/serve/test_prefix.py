@@ -34,6 +34,8 @@ def test_all_addresses_of_the_page_and_of_the_docs_are_there(shown):
     for each in addresses:
         assert httpx.get(httpx.URL(shown).join(each)).is_success, each
     docs = httpx.get(f"{shown}docs")
+    for file in re.findall(r"docs/files/[\w.-]+", docs.text):
+        assert httpx.get(httpx.URL(str(docs.url)).join(file)).status_code == 200
     (description,) = re.findall(r"url: '([^']+)'", docs.text)
     schema = httpx.get(httpx.URL(str(docs.url)).join(description)).json()
     (server,) = schema["servers"]

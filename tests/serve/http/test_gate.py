@@ -47,6 +47,8 @@ def test_with_keys_all_but_the_page_and_the_probes_wants_one(serving):
         for path in ("/metrics", "/docs", "/openapi.json", "/v1/images", "/nowhere"):
             reply = client.get(path)
             assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
+        asked = client.get("/docs", headers={"Accept": "text/html,*/*;q=0.8"}).headers["www-authenticate"]
+        assert asked.startswith("Basic")  # a browser asks its user then
         assert client.post("/v1/images", content=png(picture())).status_code == 401
         allowed = {"Authorization": f"Bearer {KEY}", "Host": "annotate.example"}
         assert client.post("/v1/images", content=png(picture()), headers=allowed).status_code == 201

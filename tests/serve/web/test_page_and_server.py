@@ -97,8 +97,11 @@ def test_the_key_is_asked_for_once(visit, checkpoint, tmp_path):
         page = visit(url, expected_errors=True)
         (tmp_path / "image.png").write_bytes(png(picture()))
         page.set_input_files("#file", tmp_path / "image.png")
+        assert page.locator("#refused").is_hidden()
         page.fill("#key", "a wrong one")
         page.keyboard.press("Enter")
+        page.wait_for_selector("#refused:visible")
+        assert page.evaluate("sessionStorage.getItem('key')") is None
         page.fill("#key", key)
         page.keyboard.press("Enter")
         status(page, "click on an object")
@@ -106,6 +109,17 @@ def test_the_key_is_asked_for_once(visit, checkpoint, tmp_path):
         status(page, "1 click")
         page.reload()
         opened(page, tmp_path)  # it is not asked again
+
+
+def test_the_docs_are_shown_with_a_key_and_need_nothing_from_elsewhere(visit, checkpoint, tmp_path):
+    key = "a-key-of-24-characters--"
+    settings = ServeSettings(model=str(checkpoint), image_store=str(tmp_path / "images"), precision="fp32")
+    with listening(local_api(settings, key)) as url:
+        # What is refused first, the browser asks for again with the key.
+        page = visit(url, expected_errors=True, http_credentials={"username": "anybody", "password": key})
+        page.goto(f"{url}/docs")
+        page.wait_for_selector("#operations-default-segment_v1_segment_post")
+        page.screenshot(path=str(tmp_path / "docs.png"))
 
 
 def test_the_page_needs_nothing_from_elsewhere(local):

@@ -40,8 +40,7 @@ class Ingress:
         metrics = Metrics(serve.get_replica_context().replica_tag)
         forward = partial(_forward, segmenter)
         self._core = Core(settings, first, segmenter.describe.remote, forward, metrics)
-        token = os.environ.get("MST_LABEL_STUDIO_TOKEN", settings.label_studio_token)
-        self._settings = settings.model_copy(update={"label_studio_token": token})
+        self._settings = settings
         self._door = Door()
         self._keys = Keys(read_keys(settings.api_keys, os.environ), settings.key_rate)
 

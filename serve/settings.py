@@ -1,13 +1,16 @@
 """Settings of a server: `serve run serve.app:build key=value ...` or `python -m serve --port 8001 ...`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 import joblib
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _PROJECT = Path(__file__).resolve().parent.parent
 
+_TOKEN = "MST_LABEL_STUDIO_TOKEN"
 _OWN = "docs favicon.ico healthz metrics openapi.json readyz v1 web"
 _OF_PROTOCOLS = (
     "api delete duplicate_model health invocations job_status ping predict setup train v2 validate version "
@@ -99,6 +102,10 @@ class ServeSettings(BaseModel):
             return max(1, int(self.cpus_per_replica))
         return max(1, int(joblib.cpu_count()) // self.max_replicas)
 
+    def token_of_label_studio(self) -> str:
+        """Return the token; the environment comes before the settings, which others may see."""
+        return os.environ.get(_TOKEN, self.label_studio_token)
+
     def other_aliases(self) -> tuple[str, ...]:
         """Return the aliases that a request may choose."""
         return tuple(each.strip() for each in self.aliases.split(",") if each.strip())
@@ -111,6 +118,15 @@ class ServeSettings(BaseModel):
             raise ValueError(f"root_path {path} begins as the server's own /{first}; choose another prefix")
         return path
 
+    @field_validator("label_studio_url")
+    @classmethod
+    def _label_studio_is_an_address(cls, url: str) -> str:
+        """A wrong one would be found by the first annotator who clicks."""
+        parts = urlsplit(url)
+        if url and not (parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc):
+            raise ValueError("label_studio_url is no address, such as http://label-studio:8080")
+        return url
+
     @field_validator("image_store")
     @classmethod
     def _image_store_is_one_place(cls, url: str) -> str:
@@ -118,6 +134,12 @@ class ServeSettings(BaseModel):
         if "://" not in url and not Path(url).is_absolute():
             raise ValueError(f"image_store {url} is relative; give an absolute folder, or s3://bucket/prefix")
         return url
+
+    @model_validator(mode="after")
+    def _label_studio_lets_us_in(self) -> Self:
+        if self.label_studio_url and not self.token_of_label_studio():
+            raise ValueError(f"label_studio_url needs label_studio_token, or the variable {_TOKEN}")
+        return self
 
     @model_validator(mode="after")
     def _replicas_fit(self) -> Self:

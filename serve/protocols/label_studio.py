@@ -247,7 +247,9 @@ def _say(status: int, text: str) -> Response:
 
 def router(core: Core, settings: ServeSettings) -> APIRouter:
     """Return the routes that Label Studio calls."""
-    images = LabelStudioImages(settings.label_studio_url, settings.label_studio_token, settings.max_bytes)
+    images = LabelStudioImages(
+        settings.label_studio_url, settings.token_of_label_studio(), settings.max_bytes
+    )
     handlers = Handlers(core, images)
     routes = APIRouter(tags=["Label Studio"], route_class=route_that_says(_say), responses=IN_ITS_FORM)
     routes.add_api_route("/health", handlers.health, methods=["GET"])

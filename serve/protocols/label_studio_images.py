@@ -4,6 +4,7 @@ The address in a task is whatever someone imported, and Label Studio's name in /
 following either would let them read what only this server can reach.
 """
 
+import logging
 import time
 from urllib.parse import urljoin, urlsplit
 
@@ -12,6 +13,8 @@ import httpx
 from mst.errors import ImageError, ImageTooLargeError
 from serve.errors import OverloadedError, RequestError
 from serve.protocols.wire import image_bytes
+
+_log = logging.getLogger("ray.serve.label_studio")
 
 _TIMEOUT_SECONDS = 20.0
 _ACCESS_SECONDS = 240.0  # Label Studio's own access tokens live for five minutes
@@ -57,7 +60,8 @@ class LabelStudioImages:
         except httpx.InvalidURL:
             raise RequestError("the task's image: not an address") from None
         except httpx.HTTPError as error:
-            raise OverloadedError(f"the task's image: Label Studio does not answer ({error!r})") from error
+            _log.warning("Label Studio does not answer: %r", error)  # whose address is nobody's business
+            raise OverloadedError("the task's image: Label Studio does not answer") from error
 
     def _checked(self, address: str) -> str:
         if self._url == "/":
@@ -71,9 +75,8 @@ class LabelStudioImages:
         except ValueError:
             raise RequestError("the task's image: not an address") from None
         if (there.scheme, there.netloc) != (ours.scheme, ours.netloc):
-            raise RequestError(
-                f"the task's image: images are fetched from {self._url} alone, not from '{full}'"
-            )
+            _log.warning("an image lies at %s, and not at %s", full[:200], self._url)
+            raise RequestError("the task's image lies on another server than the Label Studio of this one")
         return full
 
     async def _download(self, url: str) -> bytes:
@@ -82,7 +85,7 @@ class LabelStudioImages:
             if reply.status_code >= 500:
                 raise OverloadedError(f"the task's image: Label Studio answers {reply.status_code}")
             if reply.status_code != 200:
-                raise ImageError(f"the task's image: Label Studio answers {reply.status_code} for {url}")
+                raise ImageError(f"the task's image: Label Studio answers {reply.status_code}")
             data = bytearray()
             async for chunk in reply.aiter_bytes():
                 data += chunk

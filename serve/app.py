@@ -39,7 +39,9 @@ class Ingress:
     def __init__(self, segmenter: DeploymentHandle, settings: ServeSettings, first: str) -> None:
         metrics = Metrics(serve.get_replica_context().replica_tag)
         forward = partial(_forward, segmenter)
-        self._core = Core(settings, first, segmenter.describe.remote, forward, metrics)
+        # With several replicas, the next click may go to another one than was told of it.
+        anticipate = segmenter.anticipate.remote if settings.max_replicas == 1 else None
+        self._core = Core(settings, first, segmenter.describe.remote, forward, metrics, anticipate)
         self._settings = settings
         self._door = Door()
         self._keys = Keys(read_keys(settings.api_keys, os.environ), settings.key_rate)

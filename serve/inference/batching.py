@@ -6,6 +6,7 @@ free to run it, so a lone call waits for nothing, and the batch grows with the l
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -16,6 +17,9 @@ Call = TypeVar("Call")
 Answer = TypeVar("Answer")
 
 _HOPELESS = 3  # failed runs in a row
+_MOST_OFFERS = 8
+
+_log = logging.getLogger("ray.serve.batching")
 
 
 class Batcher(Generic[Call, Answer]):
@@ -36,6 +40,7 @@ class Batcher(Generic[Call, Answer]):
         self._run, self._max_batch, self._key = run, max_batch, key
         self._thread = ThreadPoolExecutor(1, "batches")  # nothing else that blocks can be in its way
         self._waiting: deque[tuple[Call, asyncio.Future[Answer]]] = deque()
+        self._offers: deque[Callable[[], object]] = deque(maxlen=_MOST_OFFERS)
         self._worker: asyncio.Task[None] | None = None
         self._began: float | None = None  # when the run under way began
         self._failed = 0  # runs in a row
@@ -55,29 +60,51 @@ class Batcher(Generic[Call, Answer]):
         """Return the call's answer; the first to come is the first to be run."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((call, future))
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+        self._wake()
         return await future
 
+    def offer(self, work: Callable[[], object]) -> None:
+        """Do this while no call waits: the newest offer first, and not more than the newest few."""
+        self._offers.append(work)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+
     async def _work(self) -> None:
-        while batch := self._next_batch():
-            try:
-                calls = [call for call, _ in batch]
-                self._began = time.monotonic()
-                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, calls)
-            except Exception as error:  # whatever it is, those who wait must hear of it
-                self._failed += 1
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
+        while True:
+            if batch := self._next_batch():
+                await self._run_batch(batch)
+            elif self._offers:
+                await self._run_offer(self._offers.pop())
             else:
-                self._failed = 0
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
-            finally:
-                self._began = None
+                break
         self._worker = None
+
+    async def _run_offer(self, work: Callable[[], object]) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except Exception:
+            _log.exception("work that nobody waits for")
+
+    async def _run_batch(self, batch: Sequence[tuple[Call, asyncio.Future[Answer]]]) -> None:
+        try:
+            calls = [call for call, _ in batch]
+            self._began = time.monotonic()
+            answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, calls)
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            self._failed += 1
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            self._failed = 0
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+        finally:
+            self._began = None
 
     def _next_batch(self) -> list[tuple[Call, asyncio.Future[Answer]]]:
         """Take the oldest call and those that may share its run, in their order."""

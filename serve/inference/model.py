@@ -16,6 +16,7 @@ from torch import nn
 from mst.checkpoint import load_model
 from mst.clicks import Click
 from mst.config import EvalConfig
+from mst.data.pixels.images import RGB
 from mst.devices import has_bf16
 from mst.encodings import Encodings
 from mst.errors import CheckpointError, MSTError
@@ -43,6 +44,8 @@ class Version(NamedTuple):
     info: ModelInfo
     image_size: int
     eval: EvalConfig
+    encodes: bool
+    """Whether what it makes of an image is kept for all clicks on it."""
 
 
 class Selected(NamedTuple):
@@ -87,7 +90,10 @@ class ServedModel:
             with tempfile.TemporaryDirectory() as folder:
                 checkpoint, info = fetch_model(settings, Path(folder))
                 model, config = load_model(checkpoint)
-            self.version = Version(settings.model, info, config.model.image_size, config.eval)
+            network = config.model
+            self.version = Version(
+                settings.model, info, network.image_size, config.eval, encodes=network.click_entry > 0
+            )
             self._model = model.eval().to("cuda" if settings.gpus_per_replica else "cpu")
             side = self.version.image_size
             self._sides = (*self.version.eval.smaller_sides(side), side)
@@ -114,6 +120,12 @@ class ServedModel:
             Answer(logits[number], tuple(each[number] for each in selected), len(crops), seconds)
             for number in range(len(crops))
         ]
+
+    @torch.inference_mode()
+    def encode(self, image: RGB) -> None:
+        """Encode a crop (S, S, 3), for calls to come."""
+        with torch.autocast(self._model.mean.device.type, torch.bfloat16, enabled=self._bf16):
+            self._encodings.of([image])
 
     def _prepare(self, settings: ServeSettings) -> None:
         """Choose precision and encoder, by trials."""

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
+from mst.data.pixels.images import RGB
 from mst.errors import MSTError
 from mst.predictor import Crop
 from serve.inference.batching import Batcher
@@ -104,6 +106,15 @@ class Segmenter:
             CheckpointError: it cannot be served.
         """
         return await self._batcher(_Call(await self._ready(address), crop))
+
+    async def anticipate(self, address: str, image: RGB) -> None:
+        """Encode a crop (S, S, 3) that will be asked about, once no call waits.
+
+        Raises:
+            CheckpointError: the version cannot be served.
+        """
+        model = await self._ready(address)
+        self._batcher.offer(partial(model.encode, image))
 
     async def _ready(self, address: str) -> ServedModel:
         self._used[address] = time.monotonic()

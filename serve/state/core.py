@@ -29,7 +29,7 @@ from serve.inference.versions import Describe, Versions
 from serve.memory import give_back
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
-from serve.state.session import Forward, Progress, Sessions, start_of
+from serve.state.session import Anticipate, Forward, Progress, Sessions, start_of
 from serve.state.store import open_store
 from serve.wire.models import ModelInfo, Rejected
 
@@ -112,13 +112,20 @@ class Core:
         describe: asks the segmenter for a version.
         forward: calls the segmenter's model.
         metrics: what is counted and timed.
+        anticipate: tells the segmenter what it will be asked about; None where it need not know.
     """
 
     def __init__(
-        self, settings: ServeSettings, first: str, describe: Describe, forward: Forward, metrics: Metrics
+        self,
+        settings: ServeSettings,
+        first: str,
+        describe: Describe,
+        forward: Forward,
+        metrics: Metrics,
+        anticipate: Anticipate | None = None,
     ) -> None:
         store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
-        self._sessions = Sessions(settings, store, forward, metrics)
+        self._sessions = Sessions(settings, store, forward, metrics, anticipate)
         self._versions = Versions(settings, first, describe)
         self._deadline = settings.deadline_seconds
         self.metrics = metrics
@@ -131,7 +138,10 @@ class Core:
             ImageError: the bytes are no image, or a broken one.
         """
         async with self._in_time():
-            return StoredImage(*await self._sessions.add_image(data))
+            image_id, pixels = await self._sessions.add_image(data)
+        if (version := self._versions.served) is not None:
+            self._sessions.anticipate(image_id, pixels, version)
+        return StoredImage(image_id, pixels)
 
     async def image(self, image_id: str) -> StoredImage:
         """Return a stored image.
@@ -214,6 +224,7 @@ class Core:
             image.image_id, image.pixels, clicks, version, start, progress
         )
         prediction = found.prediction
+        self._sessions.anticipate(image.image_id, image.pixels, version, prediction)
         threshold = version.eval.threshold if options.threshold is None else options.threshold
         with self.metrics.stage("score"):
             mask, score = await asyncio.to_thread(_mask_and_score, prediction, threshold)

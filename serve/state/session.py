@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from mst.clicks import Click, Mask
 from mst.data.pixels.images import RGB, UPLOADED, decode_image
@@ -36,7 +36,11 @@ from serve.state.store import ImageStore
 Forward = Callable[[str, Crop], Awaitable[Answer]]
 """Asks a version, by its address, for what it says of a crop."""
 
+Anticipate = Callable[[str, RGB], Awaitable[None]]
+"""Tells a version, by its address, of pixels of a crop (S, S, 3) that it will be asked about."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries of a call whose replica died
+_TOLD_AT_ONCE = 4  # crops that the model is being told of
 _DECODERS = 4  # images that are decoded at once: it is memory that they compete for
 
 
@@ -132,10 +136,16 @@ class Sessions:
         store: of all replicas.
         forward: calls the model.
         metrics: what is counted and timed.
+        anticipate: tells the model what comes; None where it need not know.
     """
 
     def __init__(
-        self, settings: ServeSettings, store: ImageStore, forward: Forward, metrics: Metrics
+        self,
+        settings: ServeSettings,
+        store: ImageStore,
+        forward: Forward,
+        metrics: Metrics,
+        anticipate: Anticipate | None = None,
     ) -> None:
         self._settings, self._store, self._forward, self._metrics = settings, store, forward, metrics
         self._images: ByteLRU[str, RGB] = ByteLRU(settings.cache_bytes)
@@ -143,6 +153,7 @@ class Sessions:
         self._known: ByteLRU[_Key, Known] = ByteLRU(settings.cache_bytes // 4)
         self._pasted: ByteLRU[_Key, Prediction] = ByteLRU(settings.cache_bytes)
         self._flights: Flights[_Key, tuple[Found, Seconds]] = Flights()
+        self._tell, self._telling = anticipate, set[asyncio.Task[None]]()
         self._load = Load(settings.queue_seconds, settings.max_batch)
         metrics.watch_queue(lambda: self._load.calls)
         self._decoders = asyncio.Semaphore(_DECODERS)
@@ -220,6 +231,29 @@ class Sessions:
             progress.clicks = number - len(start.clicks)
         assert found is not None  # there is at least one click
         return found, Seconds(*map(sum, zip(*taken, strict=True)))
+
+    def anticipate(self, image_id: str, image: RGB, version: Version, last: Prediction | None = None) -> None:
+        """Have the crop encoded that the next click will most likely look at; nobody waits for it.
+
+        Args:
+            image_id: of the image.
+            image: (H, W, 3).
+            version: of the model.
+            last: the prediction that the next click will correct; None for the first click on an object.
+        """
+        if self._tell and version.encodes and len(self._telling) < _TOLD_AT_ONCE:
+            task = asyncio.create_task(self._anticipate(image_id, image, version, last))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _anticipate(self, image_id: str, image: RGB, version: Version, last: Prediction | None) -> None:
+        assert self._tell is not None
+        # The next click is somewhere; what it looks at depends on the mask and the clicks before it.
+        clicks = (*last.clicks, last.clicks[-1]) if last else ()
+        crop = await asyncio.to_thread(self._next_crop, image_id, image, clicks, last, version)
+        if last is None or crop.box != last.box:
+            with suppress(RayError, RayServeException, CheckpointError):
+                await self._tell(version.address, crop.image)
 
     def sweep(self) -> int:
         """Delete what the store keeps no longer; return how many images went."""

@@ -43,6 +43,34 @@ def test_a_batcher_that_hangs_or_fails_again_and_again_is_ill():
     asyncio.run(use())
 
 
+def test_offers_wait_until_no_call_does_and_only_the_newest_are_kept():
+    done, may_run = [], threading.Event()
+
+    def run(calls):
+        may_run.wait()
+        done.extend(calls)
+        return calls
+
+    def fail():
+        raise ValueError("an offer")
+
+    async def use():
+        batcher = Batcher(run, 1, lambda call: call)
+        calls = [asyncio.create_task(batcher("call")) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        for number in range(20):
+            batcher.offer(partial(done.append, number))
+        batcher.offer(fail)
+        may_run.set()
+        await asyncio.gather(*calls)
+        while len(done) < 9:
+            await asyncio.sleep(0.01)
+        await batcher("last")
+
+    asyncio.run(use())
+    assert done == ["call", "call", *range(19, 12, -1), "last"]
+
+
 def test_calls_share_the_next_run_once_the_model_is_free():
     batches, may_run = [], threading.Event()
 

@@ -22,8 +22,10 @@ from serve.inference import encoder as encoder_module
 from serve.inference.model import SLOTS, Answer, ServedModel
 from serve.inference.registry import fetch_model, is_registered, pin
 from serve.inference.segmenter import Segmenter
+from serve.metrics import Metrics
 from serve.settings import ServeSettings
-from tests.conftest import LATE_MODEL, TINY_MODEL, picture
+from serve.state.core import Core
+from tests.conftest import LATE_MODEL, TINY_MODEL, picture, png
 
 
 @pytest.fixture
@@ -78,6 +80,31 @@ def test_an_image_is_encoded_once_for_all_clicks_on_it(late, encoder, monkeypatc
         np.testing.assert_array_equal(one.logits, other.logits)
         expected = outputs(model, [crop]).logits[0, 0].detach().numpy()
         np.testing.assert_allclose(one.logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_a_click_will_look_at_is_encoded_before_it(late, told):
+    segmenter = Segmenter(late, late.model)
+    encodings = segmenter._models[late.model]._encodings
+
+    async def encoded_by(call) -> int:
+        """How many crops had to be encoded while a person waited."""
+        await asyncio.sleep(0.3)
+        before = encodings.encoded
+        await call
+        return encodings.encoded - before
+
+    async def use():
+        ask = (segmenter.describe, segmenter.predict, Metrics("local"))
+        core = Core(late, late.model, *ask, segmenter.anticipate if told else None)
+        await core.model()
+        stored = await core.add_image(png(picture()))
+        first, second = Click(45, 70, True), Click(44, 71, True)
+        return [await encoded_by(core.segment(stored, each)) for each in ([first], [first, second])]
+
+    first, second = asyncio.run(use())
+    assert first == (0 if told else 1)
+    assert not (told and second)
 
 
 def test_what_is_kept_of_images_is_bounded(late):

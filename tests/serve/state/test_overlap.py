@@ -20,7 +20,9 @@ from serve.wire.models import ModelInfo
 from tests.conftest import picture
 
 CLICKS = [Click(20 + 5 * number, 30 + 7 * number, True) for number in range(5)]
-VERSION = Version("folder", ModelInfo(name="mst", version="1", digest="a"), 56, EvalConfig(zoom_first=True))
+VERSION = Version(
+    "folder", ModelInfo(name="mst", version="1", digest="a"), 56, EvalConfig(zoom_first=True), encodes=False
+)
 ALONE = len(CLICKS) + 1  # forwards: two looks at the first click
 
 

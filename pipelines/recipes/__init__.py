@@ -16,6 +16,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "real_small": photos.real_small,
     "mst_small_head": photos.mst_small_head,
     "mst_small": photos.mst_small,
+    "mst_small_late": photos.mst_small_late,
     "mst_small_gpu": photos.mst_small_gpu,
     "mst_base_cocolvis": cocolvis.mst_base_cocolvis,
     "mst_base_cocolvis_no_cl": cocolvis.mst_base_cocolvis_no_cl,

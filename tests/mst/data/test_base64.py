@@ -102,10 +102,12 @@ def test_json_without_its_content_type_is_understood(http, kind):
     [
         {"Content-Type": "text/plain"},
         {"Content-Type": "application/xml"},
-        {"Content-Type": "application/x-www-form-urlencoded", "Origin": "https://elsewhere.example"},
+        {"Content-Type": "application/x-www-form-urlencoded", "Origin": "own"},  # a form of a page
     ],
 )
 def test_another_content_type_is_told_what_is_right(http, headers):
+    if "Origin" in headers:
+        headers = {**headers, "Origin": str(http.base_url).rstrip("/")}
     reply = http.post("/v1/segment", content=BODY, headers=headers)
     assert reply.status_code == 422
     said = reply.json()["detail"][0]["msg"]
@@ -115,7 +117,5 @@ def test_another_content_type_is_told_what_is_right(http, headers):
 def test_a_form_with_an_image_is_told_what_is_right(http):
     reply = http.post("/v1/images", files={"file": ("photo.png", DATA)})
     assert reply.status_code == 415
-    assert (
-        "send the image file itself as the body, as `curl --data-binary @photo.jpg`" in reply.json()["detail"]
-    )
+    assert "the image file itself, as `curl --data-binary @photo.jpg` does" in reply.json()["detail"]
     assert isinstance(reply, httpx.Response)

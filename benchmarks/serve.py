@@ -274,8 +274,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, image_folder() as images:
         checkpoint = arguments.checkpoint or random_checkpoint(Path(folder))
         settings = ServeSettings(
-            model=str(checkpoint), image_store=images, cpus_per_replica=arguments.cpus, threads_per_replica=arguments.cpus,
-            max_batch=BATCH, precision=arguments.precision, cache_bytes=64 * 2**20,
+            model=str(checkpoint), image_store=images, max_batch=BATCH, precision=arguments.precision,
+            cpus_per_replica=arguments.cpus, threads_per_replica=arguments.cpus, cache_bytes=64 * 2**20,
         )  # fmt: skip
         report("serve", rows(settings, arguments.seconds))
 

@@ -11,10 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Generic, TypeVar
 
 Call = TypeVar("Call")
 Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 _HOPELESS = 3  # failed runs in a row
 _MOST_OFFERS = 8
@@ -84,15 +86,13 @@ class Batcher(Generic[Call, Answer]):
 
     async def _run_offer(self, work: Callable[[], object]) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            await self._in_thread(work)
         except Exception:
             _log.exception("work that nobody waits for")
 
     async def _run_batch(self, batch: Sequence[tuple[Call, asyncio.Future[Answer]]]) -> None:
         try:
-            calls = [call for call, _ in batch]
-            self._began = time.monotonic()
-            answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, calls)
+            answers = await self._in_thread(partial(self._run, [call for call, _ in batch]))
         except Exception as error:  # whatever it is, those who wait must hear of it
             self._failed += 1
             for _, future in batch:
@@ -103,6 +103,11 @@ class Batcher(Generic[Call, Answer]):
             for (_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        self._began = time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         finally:
             self._began = None
 

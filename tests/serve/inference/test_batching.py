@@ -71,6 +71,22 @@ def test_offers_wait_until_no_call_does_and_only_the_newest_are_kept():
     assert done == ["call", "call", *range(19, 12, -1), "last"]
 
 
+def test_an_offer_that_hangs_is_noticed_as_a_run_is():
+    may_end = threading.Event()
+
+    async def use():
+        batcher = Batcher(list, 1, lambda call: call)
+        batcher.offer(may_end.wait)
+        await asyncio.sleep(0.1)
+        with pytest.raises(RuntimeError, match=r"more than 0\.05 s"):
+            batcher.check(0.05)
+        may_end.set()
+        assert await batcher("call") == "call"
+        batcher.check(0.05)
+
+    asyncio.run(use())
+
+
 def test_calls_share_the_next_run_once_the_model_is_free():
     batches, may_run = [], threading.Event()
 

@@ -9,6 +9,7 @@ ServerSideError(MSTError)
 """
 
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.serve.exceptions import RayServeException
 
 from mst.errors import CheckpointError, ClickError, ImageError, ImageTooLargeError, MaskError, MSTError
 
@@ -70,6 +71,11 @@ def took_the_call_with_it(error: Exception) -> bool:
     was given up.
     """
     return isinstance(error, RayError) and not isinstance(error, RayTaskError | TaskCancelledError)
+
+
+def is_away(error: Exception) -> bool:
+    """Whether no replica of the model could be asked, or the one that was asked went."""
+    return isinstance(error, RayServeException) or took_the_call_with_it(error)
 
 
 def status_of(error: MSTError) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from benchmarks.shared.harness import Row, difference, row
+from benchmarks.shared.photos import PHOTOS
 from mst.command_line import count
 from mst.config import Config
 from mst.evaluation import ObjectRecord
@@ -31,8 +32,6 @@ from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Actors
 from pipelines.promotion.comparison import Terms, evaluate_on
 from pipelines.storage import PROJECT
-
-PHOTOS = PROJECT / "data" / "real"
 
 SHORT = {
     "optim.warmup_steps": 20,

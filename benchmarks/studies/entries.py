@@ -23,8 +23,6 @@ from benchmarks.shared.arms import (
     Job,
     add_options,
     click_all,
-    figures,
-    means,
     rows,
     train_all,
     training_minutes,
@@ -32,8 +30,6 @@ from benchmarks.shared.arms import (
 from benchmarks.shared.harness import OUT, report, row
 from mst.command_line import parse, run
 from mst.config import Config
-from mst.evaluation import ObjectRecord
-from mst.evaluation.statistics import bootstrap_interval
 from mst.model import MST
 from mst.model.flops import flops_of_parts
 from mst.overrides import override
@@ -105,18 +101,6 @@ def draw(clicks: Mapping[str, Sequence[float]], gmacs: Mapping[str, float], path
     FigureCanvasAgg(figure).print_png(path)
 
 
-def _intervals(
-    records: Mapping[Job, Sequence[ObjectRecord]], max_clicks: int
-) -> dict[str, tuple[float, float, float]]:
-    images = [each.image_id for each in next(iter(records.values()))]
-    found = {}
-    for arm, values in means(records, figures(max_clicks)["noc90"]).items():
-        mean = values.mean(0)
-        interval = bootstrap_interval(mean, images)
-        found[arm] = (float(mean.mean()), interval.low, interval.high)
-    return found
-
-
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -135,10 +119,13 @@ def main() -> None:
         for job, (_, config) in jobs.items()
         if not job.seed
     }
-    draw(_intervals(records, arguments.max_clicks), gmacs, OUT / "entries.png")
+    found = list(rows(records, arguments.max_clicks, PAPER))
+    values = {each.name: each.value for each in found}
+    noc90 = {arm: [values[f"{arm}_noc90{end}"] for end in ("", "_low", "_high")] for arm in gmacs}
+    draw(noc90, gmacs, OUT / "entries.png")
     costs = [row(f"{arm}_click", gmac, "GMAC") for arm, gmac in gmacs.items()]
     minutes = training_minutes({job: folder for job, (folder, _) in jobs.items()})
-    report("entries", [*costs, *minutes, *rows(records, arguments.max_clicks, PAPER)])
+    report("entries", [*costs, *minutes, *found])
 
 
 if __name__ == "__main__":

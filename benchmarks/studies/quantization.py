@@ -20,16 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from upath import UPath
 
 from benchmarks.shared.harness import Row, difference, report, row, seconds_side_by_side
-from benchmarks.studies.tokens import PHOTOS, needed
+from benchmarks.shared.photos import held_out
+from benchmarks.studies.tokens import needed
 from mst.checkpoint import load_model
 from mst.clicks import Click
 from mst.command_line import count, parse, run
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
-from mst.data.sources import read_samples
 from mst.evaluation.statistics import paired_comparison
 from mst.model import MST
 from mst.predictor import forward, next_crop
@@ -95,7 +94,7 @@ def main() -> None:
     arguments = parse(parser, None)
     torch.set_num_threads(arguments.threads)
     model, config = load_model(arguments.checkpoint)
-    samples = list(read_samples(["index:val"], UPath(PHOTOS)).spread(arguments.objects))
+    samples = held_out(arguments.objects)
     report("quantization", rows(model.eval(), config.eval, samples, arguments.max_clicks))
 
 

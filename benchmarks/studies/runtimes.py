@@ -14,19 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from upath import UPath
 
 from benchmarks.shared.harness import Row, difference, report, row
-from benchmarks.studies.tokens import PHOTOS
+from benchmarks.shared.photos import held_out
 from mst.checkpoint import load_model
 from mst.command_line import count, parse, run
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
-from mst.data.sources import read_samples
 from mst.devices import has_bf16
 from mst.encoders import OpenVINOEncoder
 from mst.encodings import Encodings
-from mst.errors import MSTError
 from mst.evaluation import ObjectRecord, evaluate
 from mst.evaluation.metrics import iou
 from mst.evaluation.statistics import paired_comparison
@@ -117,9 +114,7 @@ def main() -> None:
     arguments = parse(parser, None)
     torch.set_num_threads(arguments.threads)
     model, config = load_model(arguments.checkpoint)
-    if not model.config.click_entry:
-        raise MSTError(f"{arguments.checkpoint}: its clicks enter before the first block: nothing is encoded")
-    samples = list(read_samples(["index:val"], UPath(PHOTOS)).spread(arguments.objects))
+    samples = held_out(arguments.objects)
     found = runtimes(model.eval(), config.eval, arguments.threads)
     report("runtimes", rows(found, samples, arguments.max_clicks))
 

@@ -20,15 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from upath import UPath
 
 from benchmarks.shared.harness import Row, difference, report, row
+from benchmarks.shared.photos import held_out
 from mst.checkpoint import load_model
 from mst.command_line import count, parse, run
 from mst.config import EvalConfig
 from mst.data.annotations import Sample
 from mst.data.pixels.images import resize
-from mst.data.sources import read_samples
 from mst.errors import ConfigError
 from mst.evaluation import evaluate
 from mst.evaluation.report.gallery import share_on_object
@@ -40,7 +39,6 @@ from mst.robot import next_click
 from pipelines.promotion.rules import nocs
 from pipelines.storage import PROJECT
 
-PHOTOS = PROJECT / "data" / "real"
 EDGES = (0.0, 0.01, 0.1, 1.0)
 """Of the groups: shares of the image that an object covers."""
 
@@ -142,9 +140,7 @@ def main() -> None:
     model, config = load_model(arguments.checkpoint)
     if not model.fusions:
         raise ConfigError(f"{arguments.checkpoint} has no extra scales: model.patch_sizes is empty")
-    samples = list(
-        read_samples([f"index:{PHOTOS / 'val'}?images={PHOTOS}"], UPath(PHOTOS)).spread(arguments.objects)
-    )
+    samples = held_out(arguments.objects)
     report("tokens", rows(model.eval(), config.eval, samples, arguments.max_clicks))
 
 

@@ -24,7 +24,7 @@ from mst.data.pixels.base64_text import from_base64
 from mst.data.pixels.images import RGB
 from mst.errors import ClickError, MSTError
 from mst.zoom import Box
-from serve.errors import OverloadedError, UnfinishedError, message_of, status_of, took_the_call_with_it
+from serve.errors import OverloadedError, UnfinishedError, is_away, message_of, status_of
 from serve.http.gate import Door, Gate
 from serve.http.keys import Keys
 from serve.protocols import routers
@@ -237,7 +237,7 @@ async def _explain_ray(request: Request, error: Exception) -> JSONResponse:
     """Answer 503 where no replica of the model is there to be asked; an error of ours came through Ray."""
     if isinstance(error, MSTError):
         return await _explain(request, error)
-    if isinstance(error, RayServeException) or took_the_call_with_it(error):
+    if is_away(error):
         return await _explain(request, OverloadedError("the model is not there"))
     raise error
 

@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from mst.errors import MSTError
-from serve.errors import OverloadedError, message_of, status_of, took_the_call_with_it
+from serve.errors import OverloadedError, is_away, message_of, status_of
 
 Say = Callable[[int, str], Response]
 """From an HTTP status and a line of text to a reply."""
@@ -40,7 +40,7 @@ def route_that_says(say: Say) -> type[APIRoute]:
                 except MSTError as error:
                     status, text = status_of(error), message_of(error)
                 except (RayError, RayServeException) as error:
-                    if not (isinstance(error, RayServeException) or took_the_call_with_it(error)):
+                    if not is_away(error):
                         raise
                     status, text = 503, "the model is not there"
                 # What it repeats of the request may be half of a pair of surrogates, which JSON can hold.

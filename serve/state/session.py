@@ -212,7 +212,7 @@ class Sessions:
         Returns:
             The prediction, and what the model took.
         """
-        taken = [Seconds(0, 0)]
+        taken: list[Seconds] = []
         about = image_id, f"{version.address} {version.info.digest}", start.key
         given = (*start.clicks, *clicks)
         done = self._longest_known(about, given)
@@ -230,7 +230,7 @@ class Sessions:
                 taken.append(seconds)
             progress.clicks = number - len(start.clicks)
         assert found is not None  # there is at least one click
-        return found, Seconds(*map(sum, zip(*taken, strict=True)))
+        return found, _total(taken)
 
     def anticipate(self, image_id: str, image: RGB, version: Version, last: Prediction | None = None) -> None:
         """Have the crop encoded that the next click will most likely look at; nobody waits for it.
@@ -272,7 +272,7 @@ class Sessions:
         assert previous is not None  # there is at least one forward
         self._known.put(key, known, known.bytes)
         self._pasted.put(key, previous, previous.probabilities.nbytes)
-        return Found(previous, known.selected), Seconds(*map(sum, zip(*taken, strict=True)))
+        return Found(previous, known.selected), _total(taken)
 
     async def _paste(self, key: _Key, known: Known, image: RGB) -> Found:
         """Return a prediction that is known, made anew where there was no room for it."""
@@ -353,6 +353,10 @@ class Sessions:
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return self._metrics.stage(name)
+
+
+def _total(taken: Sequence[Seconds]) -> Seconds:
+    return Seconds(sum(each.model for each in taken), sum(each.forward for each in taken))
 
 
 def _shape(image: RGB) -> tuple[int, int]:

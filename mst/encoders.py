@@ -5,7 +5,7 @@ torch: in bf16 they would be rounded to eight bits.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,19 +27,26 @@ MIN_COSINE = 0.999
 
 
 class OpenVINOEncoder:
-    """Encodes images by OpenVINO, in bf16 where the processor has it, else in fp32.
+    """Encodes images by OpenVINO.
 
     Args:
         model: in evaluation mode and in fp32; its weights are copied.
         sides: of the square images that will come, in pixels.
         threads: that it may take.
+        precision: bf16 and auto are fp32 where the processor has no bf16.
 
     Raises:
         MSTError: OpenVINO is not installed, the model is on a GPU, or clicks enter before the first block:
             nothing is encoded then.
     """
 
-    def __init__(self, model: MST, sides: Sequence[int], threads: int) -> None:
+    def __init__(
+        self,
+        model: MST,
+        sides: Sequence[int],
+        threads: int,
+        precision: Literal["auto", "bf16", "fp32"] = "auto",
+    ) -> None:
         if openvino is None:
             raise MSTError("OpenVINO is not installed: pip install 'mst[openvino]'")
         if model.mean.is_cuda:
@@ -47,7 +54,8 @@ class OpenVINOEncoder:
         if not model.config.click_entry:
             raise MSTError("nothing can be encoded before the clicks where model.click_entry is 0")
         model.settle(sides)
-        self.precision = "bf16" if has_bf16(torch.device("cpu")) else "fp32"
+        may_round = precision != "fp32" and has_bf16(torch.device("cpu"))
+        self.precision = "bf16" if may_round else "fp32"
         self._options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,

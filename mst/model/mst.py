@@ -135,7 +135,8 @@ class MST(nn.Module):
             self.detail = _detail(COORD_CHANNELS + of_image, widths[0])
             self.detail_image = _detail(IMAGE_CHANNELS, widths[0]) if config.click_entry else None
             widths = (*widths, widths[0])
-        self.head = MLPHead(widths, late.head_width, config.dropout).to(memory_format=torch.channels_last)
+        head = MLPHead(widths, late.head_width, config.dropout, config.head_convs)
+        self.head = head.to(memory_format=torch.channels_last)
         self._initialize()
 
     def forward(

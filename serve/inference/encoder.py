@@ -34,7 +34,7 @@ def choose_encoder(model: MST, sides: Sequence[int], settings: ServeSettings) ->
     if not (is_asked_for or may):
         return by_torch
     try:
-        found = OpenVINOEncoder(model, sides, settings.threads())
+        found = OpenVINOEncoder(model, sides, settings.threads(), settings.precision)
     except MSTError as error:
         _log.log(logging.WARNING if is_asked_for else logging.INFO, "torch encodes: %s", error)
         return by_torch

@@ -190,6 +190,16 @@ def test_attention_in_bf16_on_a_cpu_is_that_of_fp32(masked, trained):
     torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0)
 
 
+@pytest.mark.parametrize(("convs", "reach"), [(0, 0), (1, 2), (3, 6)])
+def test_a_pixel_of_the_head_sees_as_far_as_its_convolutions(convs, reach):
+    torch.manual_seed(0)
+    head = MLPHead((4, 4), 5, dropout=0.1, convs=convs).eval()
+    maps = [torch.randn(1, 4, 21, 21).requires_grad_() for _ in range(2)]
+    head(maps)[0, 0, 10, 10].backward()
+    rows, cols = maps[0].grad[0].any(0).nonzero(as_tuple=True)
+    assert (rows.min(), rows.max()) == (cols.min(), cols.max()) == (10 - reach, 10 + reach)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_detail_shows_the_head_what_the_tokens_do_not(precision):
     torch.manual_seed(0)

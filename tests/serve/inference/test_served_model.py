@@ -67,7 +67,8 @@ def test_an_image_is_encoded_once_for_all_clicks_on_it(late, encoder, monkeypatc
     monkeypatch.setattr(
         encoder_module, "OpenVINOEncoder", lambda *asked: made.append(OpenVINOEncoder(*asked)) or made[0]
     )
-    served, config = ServedModel(late.model_copy(update={"encoder": encoder})), Config()
+    exact = {"encoder": encoder, "precision": "fp32"}  # as what is expected
+    served, config = ServedModel(late.model_copy(update=exact)), Config()
     assert len(made) == (encoder != "torch")
     asked = crops(3, config.eval)
     before = served._encodings.encoded

@@ -54,6 +54,8 @@ class ServeSettings(BaseModel):
     """Most bytes of all stored images. The oldest are removed first."""
     max_pixels: int = Field(default=40_000_000, ge=1)
     """Most pixels of an image. Larger images are refused before they are decoded."""
+    pixels_in_hand: int = Field(default=80_000_000, ge=1)
+    """Most pixels of all images that the requests in one HTTP replica hold. Further requests wait."""
     max_bytes: int = Field(default=32 * 2**20, ge=1)
     """Most bytes of a request's body."""
     cache_bytes: int = Field(default=512 * 2**20, ge=1)
@@ -72,6 +74,8 @@ class ServeSettings(BaseModel):
     """File with an API key in each line. The keys in the variable MST_API_KEYS are valid too."""
     key_rate: float = Field(default=50.0, gt=0)
     """Mean requests a second that each key may send to an HTTP replica. More are answered 429."""
+    requests_of_key: int = Field(default=32, ge=1)
+    """Most requests at a time of each key in an HTTP replica. Further ones are answered 429 at once."""
     allow_anonymous: bool = False
     """Answer other machines although there are no API keys."""
     http_replicas: int = Field(default=1, ge=1)

@@ -206,7 +206,9 @@ def build_api(core: Core, settings: ServeSettings, keys: Keys, door: Door | None
     app.add_exception_handler(MSTError, _explain)
     for of_ray in (RayError, RayServeException):
         app.add_exception_handler(of_ray, _explain_ray)
-    app.add_middleware(Gate, settings=settings, keys=keys, metrics=core.metrics, door=door, routes=routes)
+    app.add_middleware(
+        Gate, settings=settings, keys=keys, metrics=core.metrics, door=door, room=core.room, routes=routes
+    )
     return app
 
 

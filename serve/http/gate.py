@@ -7,8 +7,10 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastapi import HTTPException
@@ -19,6 +21,7 @@ from serve.http.keys import Headers, Keys, is_loopback
 from serve.metrics import Metrics
 from serve.protocols.tensors import HEADER_LENGTH
 from serve.settings import ServeSettings
+from serve.state.room import Room
 from serve.wire.limits import Limits, declared
 
 _log = logging.getLogger("ray.serve.requests")
@@ -47,16 +50,31 @@ class Door:
 
     in_hand: int = 0
     """Requests, without probes and the page."""
+    of_key: Counter[int | None] = field(default_factory=Counter)
+    """Those of each key."""
     is_closed: bool = False
     """As before the server stops."""
 
-    def refusal(self, most: int) -> Refusal | None:
-        """Why another request cannot come in, where at most so many may be in hand."""
+    def refusal(self, key: int | None, settings: ServeSettings) -> Refusal | None:
+        """Why another request, with a key, cannot come in."""
         if self.is_closed:
             return Refusal(503, "the server is about to stop", 1)
-        if self.in_hand >= most:
+        if self.in_hand >= settings.max_requests:
             return Refusal(503, f"{self.in_hand} requests are in hand already", 1)
+        if key is not None and self.of_key[key] >= settings.requests_of_key:
+            return Refusal(429, f"{self.of_key[key]} requests with this key are in hand already", 1)
         return None
+
+    @contextmanager
+    def hold(self, key: int | None) -> Iterator[None]:
+        """Have a request in hand."""
+        self.in_hand += 1
+        self.of_key[key] += 1
+        try:
+            yield
+        finally:
+            self.in_hand -= 1
+            self.of_key[key] -= 1
 
 
 class Gate:
@@ -68,6 +86,7 @@ class Gate:
         keys: who may pass.
         metrics: what is counted.
         door: of the replica.
+        room: for the images of all requests.
         routes: of the application, in their order, which declare their limits (`serve.wire.limits`).
     """
 
@@ -78,10 +97,11 @@ class Gate:
         keys: Keys,
         metrics: Metrics,
         door: Door,
+        room: Room,
         routes: Sequence[BaseRoute],
     ) -> None:
         self._app, self._settings, self._keys, self._metrics = app, settings, keys, metrics
-        self._door, self._routes = door, routes
+        self._door, self._room, self._routes = door, room, routes
         self._held = 0  # bytes of all bodies in hand
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,15 +114,13 @@ class Gate:
         start = time.perf_counter()
         self._metrics.arrived()
         try:
-            refusal = self._refusal(scope, headers, limits)
+            key = self._keys.find(headers) if self._keys else None
+            refusal = self._refusal(scope, headers, limits, key)
             if refusal:
                 await reply.refuse(refusal)
             else:
-                self._door.in_hand += not limits.is_light
-                try:
+                with nullcontext() if limits.is_light else self._door.hold(key), self._room.request():
                     await self._pass(_as_json(scope, headers, limits), receive, reply, limits)
-                finally:
-                    self._door.in_hand -= not limits.is_light
         except Exception:
             _log.exception("request failed", extra={"request_id": reply.request_id})
             await reply.refuse(
@@ -111,13 +129,12 @@ class Gate:
         finally:
             self._note(scope, reply, time.perf_counter() - start, limits)
 
-    def _refusal(self, scope: Scope, headers: Headers, limits: Limits) -> Refusal | None:
+    def _refusal(self, scope: Scope, headers: Headers, limits: Limits, key: int | None) -> Refusal | None:
         """Decide by what is known before the body is read."""
         if (unfit := _unfit(scope, headers, limits)) is not None:
             return unfit
         is_free = scope["method"] in ("GET", "HEAD") and not limits.needs_key
         if self._keys and not is_free:
-            key = self._keys.find(headers)
             if key is None:
                 return Refusal(401, _NO_KEY, challenge=_challenge(headers))
             wait = self._keys.wait(key)
@@ -127,7 +144,7 @@ class Gate:
             host = headers.get(b"host", b"localhost").decode("latin-1")
             if not (_is_local(scope) and is_loopback(_without_port(host))):
                 return Refusal(403, "without API keys only this machine is answered, under a name of its own")
-        return None if limits.is_light else self._door.refusal(self._settings.max_requests)
+        return None if limits.is_light else self._door.refusal(key, self._settings)
 
     async def _pass(self, scope: Scope, receive: Receive, reply: "_Reply", limits: Limits) -> None:
         limit, received, items = self._settings.max_bytes, 0, 0

@@ -29,6 +29,7 @@ from serve.inference.versions import Describe, Versions
 from serve.memory import give_back
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
+from serve.state.room import Room
 from serve.state.session import Anticipate, Forward, Progress, Sessions, start_of
 from serve.state.store import open_store
 from serve.wire.models import ModelInfo, Rejected
@@ -125,7 +126,8 @@ class Core:
         anticipate: Anticipate | None = None,
     ) -> None:
         store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
-        self._sessions = Sessions(settings, store, forward, metrics, anticipate)
+        self.room = Room(settings.pixels_in_hand)
+        self._sessions = Sessions(settings, store, forward, metrics, self.room, anticipate)
         self._versions = Versions(settings, first, describe)
         self._deadline = settings.deadline_seconds
         self.metrics = metrics

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from mst.clicks import Click, Mask
-from mst.data.pixels.images import RGB, UPLOADED, decode_image
+from mst.data.pixels.images import RGB, UPLOADED, decode_image, opened
 from mst.errors import CheckpointError
 from mst.predictor import Crop, Prediction, forwards_of_click, next_crop, paste, start_from, to_probabilities
 from mst.zoom import Box
@@ -31,6 +31,7 @@ from serve.settings import ServeSettings
 from serve.state.cache import ByteLRU
 from serve.state.flights import Flights
 from serve.state.load import Load
+from serve.state.room import Room
 from serve.state.store import ImageStore
 
 Forward = Callable[[str, Crop], Awaitable[Answer]]
@@ -136,6 +137,7 @@ class Sessions:
         store: of all replicas.
         forward: calls the model.
         metrics: what is counted and timed.
+        room: for the images of all requests.
         anticipate: tells the model what comes; None where it need not know.
     """
 
@@ -145,9 +147,11 @@ class Sessions:
         store: ImageStore,
         forward: Forward,
         metrics: Metrics,
+        room: Room,
         anticipate: Anticipate | None = None,
     ) -> None:
         self._settings, self._store, self._forward, self._metrics = settings, store, forward, metrics
+        self._room = room
         self._images: ByteLRU[str, RGB] = ByteLRU(settings.cache_bytes)
         self._whole: ByteLRU[tuple[str, int], Crop] = ByteLRU(settings.cache_bytes // 8)
         self._known: ByteLRU[_Key, Known] = ByteLRU(settings.cache_bytes // 4)
@@ -169,7 +173,7 @@ class Sessions:
             ImageError: the bytes are no image, or a broken one.
         """
         image_id = hashlib.sha256(data).hexdigest()
-        image = self._images.get(image_id)
+        image = await self._from_memory(image_id)
         if image is None:
             image = await self._decode(data)
         await asyncio.to_thread(self._store.put, data)
@@ -178,7 +182,7 @@ class Sessions:
 
     async def image(self, image_id: str) -> RGB | None:
         """Return an image's pixels; None where it was never stored."""
-        image = self._images.get(image_id)
+        image = await self._from_memory(image_id)
         self._metrics.cache("image", image is not None)
         if image is None:
             data = await asyncio.to_thread(self._store.get, image_id)
@@ -344,7 +348,15 @@ class Sessions:
             except (BackPressureError, DeploymentUnavailableError) as error:
                 raise OverloadedError("the model has more to do than it can") from error
 
+    async def _from_memory(self, image_id: str) -> RGB | None:
+        if (image := self._images.get(image_id)) is not None:
+            await self._room.take(image.shape[0] * image.shape[1])
+        return image
+
     async def _decode(self, data: bytes) -> RGB:
+        with opened(data, "image", self._settings.max_pixels, UPLOADED) as header:
+            pixels = header.width * header.height
+        await self._room.take(pixels)
         async with self._decoders:
             with self._stage("decode"):
                 return await asyncio.to_thread(

@@ -27,7 +27,9 @@ def test_it_rounds_nothing_where_fp32_is_asked_for(model):
     exact, image = OpenVINOEncoder(model, (56,), 1, "fp32"), torch.rand(1, 3, 56, 56)
     assert exact.precision == "fp32"
     with torch.inference_mode():
-        torch.testing.assert_close(exact(image).tensors(), model.encode(image).tensors(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            exact(image).tensors(), model.encode(image).tensors(), atol=1e-4, rtol=1e-4
+        )
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """The door of the HTTP interface: who is let in, with how much, and what nobody should send."""
 
+import asyncio
 import base64
 import json
 import time
@@ -119,6 +120,45 @@ def test_more_than_fits_is_refused_at_once_and_then_served(serving):
         assert int(refused.headers["retry-after"]) >= 1
         assert "in hand already" in refused.json()["detail"]
         assert ask(0).status_code == 200
+
+
+def test_a_key_has_its_own_requests_in_hand_and_leaves_the_others_room(serving):
+    other = KEY[::-1]
+    with serving(KEY, other, requests_of_key=2) as url:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        image_id = httpx.post(f"{url}/v1/images", content=png(picture()), headers=headers).json()["image_id"]
+
+        def ask(number: int) -> httpx.Response:
+            key = KEY if number else other
+            clicks = {"clicks": [{"x": number, "y": click} for click in range(40)]}
+            return httpx.post(
+                f"{url}/v1/images/{image_id}/mask",
+                json=clicks,
+                timeout=60,
+                headers={"Authorization": f"Bearer {key}"},
+            )
+
+        with ThreadPoolExecutor(9) as pool:
+            others, *replies = list(pool.map(ask, range(9)))
+        assert others.status_code == 200
+        assert {reply.status_code for reply in replies} == {200, 429}
+        refused = next(reply for reply in replies if reply.status_code == 429)
+        assert "requests with this key are in hand already" in refused.json()["detail"]
+        assert refused.headers["retry-after"] == "1"
+        assert ask(1).status_code == 200
+
+
+def test_many_images_at_once_are_all_answered_where_one_fits(serving):
+    image = png(picture())
+    with serving(pixels_in_hand=1) as url:
+
+        async def ask() -> list[int]:
+            async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+                bodies = [image + bytes(number) for number in range(12)]  # each another file
+                replies = await asyncio.gather(*(client.post("/v1/images", content=each) for each in bodies))
+            return [reply.status_code for reply in replies]
+
+        assert set(asyncio.run(ask())) == {201}
 
 
 def test_what_takes_too_long_is_given_up(serving):

@@ -14,6 +14,7 @@ from mst.predictor import Crop
 from serve.inference.model import Answer, Version
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
+from serve.state.room import Room
 from serve.state.session import Sessions
 from serve.state.store import open_store
 from serve.wire.models import ModelInfo
@@ -47,9 +48,8 @@ class Model:
 def used(tmp_path, use: Callable, **settings: int) -> tuple[Model, object]:
     """Use the sessions of a replica."""
     model = Model()
-    sessions = Sessions(
-        ServeSettings(**settings), open_store(str(tmp_path), 60, 10**9), model, Metrics("local")
-    )
+    store = open_store(str(tmp_path), 60, 10**9)
+    sessions = Sessions(ServeSettings(**settings), store, model, Metrics("local"), Room(10**9))
     return model, asyncio.run(use(sessions))
 
 

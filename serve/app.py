@@ -4,6 +4,7 @@ import asyncio
 import os
 from functools import partial
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
@@ -20,6 +21,7 @@ from serve.memory import MALLOC, MALLOC_OF_MODEL
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
 from serve.state.core import Core
+from serve.state.store import check_shared, name_of
 
 _LIGHT_REQUESTS = 100  # beside those that `max_requests` counts: probes, and those that are refused
 _RETRY_AFTER = {"retry_after_s": 1}
@@ -34,9 +36,15 @@ class Ingress:
         segmenter: the deployment that holds the model.
         settings: of the server, with the model as it was asked for.
         first: the version that it named when the server was set up.
+        store: the name of the image store that the server was set up with.
+
+    Raises:
+        ConfigError: the image store is a folder of this node alone, of several.
     """
 
-    def __init__(self, segmenter: DeploymentHandle, settings: ServeSettings, first: str) -> None:
+    def __init__(self, segmenter: DeploymentHandle, settings: ServeSettings, first: str, store: str) -> None:
+        if sum(node["Alive"] for node in ray.nodes()) > 1:
+            check_shared(settings.image_store, store)
         metrics = Metrics(serve.get_replica_context().replica_tag)
         forward = partial(_forward, segmenter)
         # With several replicas, the next click may go to another one than was told of it.
@@ -119,4 +127,4 @@ def build(settings: ServeSettings) -> Application:
         max_surge_percent=100,
         logging_config=_LOGGING,
     )(Ingress)
-    return ingress.bind(segmenter.bind(settings, first), settings, first)
+    return ingress.bind(segmenter.bind(settings, first), settings, first, name_of(settings.image_store))

@@ -56,6 +56,15 @@ pytest_plugins = ["tests.stores"]
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"))
 torch.set_num_threads(THREADS)
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say how a process of the tests died: xdist says only that it did."""
+    if error:
+        code = node.gateway._io.popen.wait(30)
+        print(f"\n{node.gateway.id} ended with {code}, a negative number for a signal", file=sys.stderr)
+
+
 TINY_MODEL = ModelConfig(
     size="tiny", depth=2, fusion_stages=1, image_size=56, patch_size=8, patch_sizes=(4, 14)
 )

@@ -34,7 +34,8 @@ from serve.state.session import Anticipate, Forward, Progress, Sessions, start_o
 from serve.state.store import open_store
 from serve.wire.models import ModelInfo, Rejected
 
-_SWEEP_SECONDS = 60.0
+_TIDY_SECONDS = 60.0
+_SWEEP_SECONDS = 600.0  # of all replicas together: a sweep lists the whole store
 _READY_SECONDS = 2.0
 _AT_ONCE = 4  # objects or images of one request
 _THREADS = 32  # for what blocks: decoding, the image store, the registry; Ray's own default is five
@@ -247,14 +248,14 @@ class Core:
     async def keep(self) -> None:
         """Follow the aliases, sweep the store and the heap, for ever; give this loop threads enough."""
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "serve"))
-        await asyncio.gather(self._versions.follow(), self._sweep())
+        await asyncio.gather(self._versions.follow(), self._tidy())
 
-    async def _sweep(self) -> None:
+    async def _tidy(self) -> None:
         while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
+            await asyncio.sleep(_TIDY_SECONDS)
             await asyncio.to_thread(give_back)
             try:
-                await asyncio.to_thread(self._sessions.sweep)
+                await asyncio.to_thread(self._sessions.sweep, _SWEEP_SECONDS)
             except (OSError, OverloadedError):  # the store is away; it is swept when it is back
                 self.metrics.failed_sweep()
 

@@ -259,9 +259,10 @@ class Sessions:
             with suppress(RayError, RayServeException, CheckpointError):
                 await self._tell(version.address, crop.image)
 
-    def sweep(self) -> int:
-        """Delete what the store keeps no longer; return how many images went."""
-        return self._store.sweep()
+    def sweep(self, seconds: float) -> None:
+        """Delete what the store keeps no longer, unless a replica has done so within so many seconds."""
+        if self._store.is_to_be_swept(seconds):
+            self._store.sweep()
 
     async def _predict_click(
         self, key: _Key, image: RGB, previous: Prediction | None, version: Version

@@ -8,21 +8,28 @@ import contextlib
 import hashlib
 import logging
 import os
+import platform
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import fsspec
 
+from mst.errors import ConfigError
 from serve.errors import OverloadedError
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _OFTEN = 16  # an object's life is prolonged so many times in it, not at each upload
 _PART = ".mst-"
 """Begins the name of a file that is being written."""
+_SWEPT = ".swept"
+"""Names what was written at the last sweep, by whichever replica."""
+_NAME = ".store"
+"""Names the file that tells a folder from any other."""
 
 _log = logging.getLogger("ray.serve.store")
 
@@ -35,6 +42,9 @@ class ImageStore(Protocol):
 
     def get(self, image_id: str) -> bytes | None:
         """Return an image's bytes; None where there is no such image."""
+
+    def is_to_be_swept(self, seconds: float) -> bool:
+        """Whether no replica has swept for so long; whoever is told so is the one that does."""
 
     def sweep(self) -> int:
         """Delete what is too old or too much; return how many images went."""
@@ -51,6 +61,35 @@ def open_store(url: str, ttl: float, max_bytes: int) -> ImageStore:
     if "://" in url:
         return BucketStore(url, ttl, max_bytes)
     return FolderStore(Path(url), ttl, max_bytes)
+
+
+def name_of(url: str) -> str:
+    """Return what tells a folder from any other, and write it there at first; a bucket needs no such name."""
+    if "://" in url:
+        return ""
+    folder = Path(url)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / _NAME).exists():
+        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=_PART) as file:
+            file.write(uuid.uuid4().hex)
+            file.flush()
+            with contextlib.suppress(FileExistsError):  # another one was faster
+                os.link(file.name, folder / _NAME)
+    return (folder / _NAME).read_text()
+
+
+def check_shared(url: str, name: str) -> None:
+    """Check on one node that a store is the one that another node named.
+
+    Raises:
+        ConfigError: it is a folder of this node alone.
+    """
+    path = Path(url) / _NAME
+    if name and (path.read_text() if path.exists() else "") != name:
+        raise ConfigError(
+            f"image_store {url} on {platform.node()} is not the folder of the node that set the server up: "
+            "give a folder that all nodes share, or s3://bucket/prefix; where it was emptied, deploy again"
+        )
 
 
 class _Stored(NamedTuple):
@@ -103,6 +142,18 @@ class FolderStore:
     def get(self, image_id: str) -> bytes | None:
         """Return an image's bytes; None where there is no such image."""
         return _found(image_id, (self._folder / image_id).read_bytes)
+
+    def is_to_be_swept(self, seconds: float) -> bool:
+        """Whether no replica has swept for so long; whoever is told so is the one that does."""
+        mark = self._folder / _SWEPT
+        with _reached():
+            try:
+                is_due = time.time() - mark.stat().st_mtime >= seconds
+            except FileNotFoundError:
+                is_due = self._folder.is_dir()
+            if is_due:
+                mark.touch()
+        return is_due
 
     def sweep(self) -> int:
         """Delete what is too old or too much, and what a killed writer left; return how many files went.
@@ -168,6 +219,19 @@ class BucketStore:
     def get(self, image_id: str) -> bytes | None:
         """Return an image's bytes; None where there is no such image."""
         return _found(image_id, lambda: bytes(self._files.cat_file(f"{self._root}/{image_id}")))
+
+    def is_to_be_swept(self, seconds: float) -> bool:
+        """Whether no replica has swept for so long; whoever is told so is the one that does."""
+        mark = f"{self._root}/{_SWEPT}"
+        with _reached():
+            self._files.invalidate_cache()
+            try:
+                is_due = time.time() - self._files.info(mark)["LastModified"].timestamp() >= seconds
+            except FileNotFoundError:
+                is_due = True
+            if is_due:
+                self._files.pipe_file(mark, b"")
+        return is_due
 
     def sweep(self) -> int:
         """Delete what is too old or too much; return how many images went."""

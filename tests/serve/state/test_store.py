@@ -7,8 +7,9 @@ import time
 import pytest
 from upath import UPath
 
+from mst.errors import ConfigError
 from serve.errors import OverloadedError
-from serve.state.store import BucketStore, FolderStore, open_store
+from serve.state.store import BucketStore, FolderStore, check_shared, name_of, open_store
 
 
 def test_both_stores_keep_images_and_sweep_what_is_old_or_too_much(tmp_path, s3):
@@ -66,6 +67,29 @@ def test_a_bucket_is_not_written_to_at_each_upload(tmp_path, s3):
     for _ in range(3):
         store.put(b"image" * 100)
     assert len(written) == 1
+
+
+def test_of_all_replicas_one_sweeps_now_and_then(tmp_path, s3):
+    for place in (str(tmp_path / "images"), f"{s3.upload(tmp_path / 'nothing')}/swept"):
+        replicas = [open_store(place, 60.0, 10**6) for _ in range(3)]
+        image_id = replicas[0].put(b"image")
+        assert [each.is_to_be_swept(3) for each in replicas] == [True, False, False]
+        time.sleep(4.1)  # S3 tells seconds
+        assert [each.is_to_be_swept(3) for each in replicas[::-1]] == [True, False, False]
+        assert replicas[1].sweep() == 0
+        assert replicas[0].get(image_id) == b"image"
+
+
+def test_a_folder_that_nodes_do_not_share_is_refused(tmp_path):
+    mine, other = str(tmp_path / "mine"), str(tmp_path / "other")
+    assert name_of(mine) == name_of(mine) != name_of(other)
+    check_shared(mine, name_of(mine))
+    for elsewhere in (other, str(tmp_path / "nothing")):
+        with pytest.raises(ConfigError, match=f"image_store {elsewhere} on .* all nodes share, or s3://"):
+            check_shared(elsewhere, name_of(mine))
+    check_shared("s3://bucket/images", name_of("s3://bucket/images"))
+    open_store(mine, 0.0, 0).sweep()
+    check_shared(mine, name_of(mine))
 
 
 def test_a_folder_keeps_what_is_not_the_stores(tmp_path):

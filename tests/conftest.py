@@ -62,7 +62,8 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """Say how a process of the tests died: xdist says only that it did."""
     if error:
         code = node.gateway._io.popen.wait(30)
-        print(f"\n{node.gateway.id} ended with {code}, a negative number for a signal", file=sys.stderr)
+        line = f"\n{node.gateway.id} ended with {code}; a negative number is a signal's"
+        node.config.pluginmanager.get_plugin("terminalreporter").write_line(line)
 
 
 TINY_MODEL = ModelConfig(

@@ -9,6 +9,7 @@ runs by turns with the server, which is there but idle then. Images have 640 x 4
 
 import argparse
 import asyncio
+import base64
 import multiprocessing
 import os
 import statistics
@@ -16,9 +17,10 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from functools import cache
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -37,6 +39,7 @@ from benchmarks.shared.serving import (
     metric,
     photo,
     resident_mb,
+    series,
     serving,
     upload,
 )
@@ -49,10 +52,11 @@ from mst.predictor import Crop, Prediction, forwards_of_click, next_crop
 from serve.inference.model import ServedModel
 from serve.memory import MALLOC_OF_MODEL
 from serve.settings import ServeSettings
-from serve.state.session import Known
+from serve.state.known import Known
 
 CLIENTS = 16
 BATCH = 8
+PHONE, LARGEST = (4000, 3000), (7680, 5170)  # width and height of photos: 12 and 39.7 megapixels
 _RAW_CLICKS = 4 * BATCH
 _ROUNDS = 3  # by turns with the raw model, on a machine whose load changes
 
@@ -175,6 +179,95 @@ def _parts(http: httpx.Client, image_id: str, clicks: list[dict[str, float]]) ->
     }
 
 
+def shared(url: str) -> Iterator[Row]:
+    """What is computed for quick clicks and for large photos, and the memory of the largest."""
+    small, large = upload(url, 1), upload(url, 1, PHONE)
+    with httpx.Client(base_url=url, timeout=60) as http, ThreadPoolExecutor(8) as pool:
+
+        def ask(clicks: list[dict[str, float]], image_id: str = small) -> dict[str, float]:
+            return _parts(http, image_id, clicks)
+
+        def ask_together(requests: list[list[dict[str, float]]], pause: float) -> float:
+            """Send them without waiting for replies; return how many forwards they took."""
+            before, replies = _forwards(url), []
+            for each in requests:
+                replies.append(pool.submit(ask, each))
+                time.sleep(pause)
+            for each in replies:
+                each.result()
+            return _forwards(url) - before
+
+        quick = [{"x": 101.0 + number, "y": 200.0 + 9 * number} for number in range(5)]
+        yield row(
+            "forwards_of_five_quick_clicks",
+            ask_together([quick[: number + 1] for number in range(5)], 0.15),
+            "",
+            at_most=6,
+        )
+        equal = [[{"x": 402.0, "y": 100.0}]] * 3
+        yield row("forwards_of_three_equal_requests", ask_together(equal, 0), "", at_most=2)
+
+        objects = [[{"x": 61.0 + 50 * number, "y": 240.0}] for number in range(10)]
+        for each in objects:
+            ask(_scaled(each), large)
+            ask(each)
+        before, overheads = _forwards(url), defaultdict[str, list[float]](list)
+        for click in range(3):
+            for each in objects:
+                each.append({"x": each[0]["x"] + 7 * click, "y": 233.0 - 7 * click})
+                overheads["large"].append(ask(_scaled(each), large)["overhead"])
+        taken = (_forwards(url) - before) / len(overheads["large"])
+        yield row("forwards_a_click_12mp_ten_objects", taken, "", at_most=1.1)
+        for _ in range(_ROUNDS):
+            for each in objects:
+                each.append({"x": each[-1]["x"], "y": each[-1]["y"] + 5})
+                overheads["phone"].append(ask(_scaled(each), large)["overhead"])
+                overheads["small"].append(ask(each)["overhead"])
+        over = statistics.median(overheads["phone"]) / statistics.median(overheads["small"])
+        yield row("click_12mp_over_640", over, at_most=1.5)
+    yield row("rss_growth_nine_40mp_mb", _growth_of_largest(url), "MB", at_most=1500)
+
+
+def replicas(settings: ServeSettings) -> Iterator[Row]:
+    """What clicks on ten objects, each from a connection of its own, cost three HTTP replicas and one."""
+    taken = {}
+    for number in (1, 3):
+        with serving(settings.model_copy(update={"http_replicas": number})) as url:
+            image_id = upload(url, 2)
+            for count, left in product(range(1, 5), range(10)):
+                clicks = [{"x": 61 + 50 * left, "y": 200 + 9 * each} for each in range(count)]
+                address = f"{url}/v1/images/{image_id}/mask"
+                httpx.post(address, json={"clicks": clicks}, timeout=60).raise_for_status()
+            found: dict[str, float] = {}  # of each replica: which of them answers is not ours to say
+            for _ in range(100):
+                found |= series(url, "mst_batch_size_count")
+            taken[number] = sum(found.values())
+    yield row("forwards_three_replicas_over_one", taken[3] / taken[1], at_most=1.1)
+
+
+def _scaled(clicks: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The same clicks on the photo of a phone."""
+    return [{"x": each["x"] * PHONE[0] / WIDTH, "y": each["y"] * PHONE[1] / HEIGHT} for each in clicks]
+
+
+def _forwards(url: str) -> float:
+    return metric(url, "mst_batch_size_count")
+
+
+def _growth_of_largest(url: str) -> float:
+    """What the server's processes grow by while nine photos of 39.7 megapixels are answered at once."""
+    body = {"image": base64.b64encode(photo(1, LARGEST)).decode(), "clicks": [{"x": 3000, "y": 2000}]}
+    before = highest = resident_mb()
+    with ThreadPoolExecutor(9) as pool:
+        replies = [pool.submit(httpx.post, f"{url}/v1/segment", json=body, timeout=180) for _ in range(9)]
+        while not all(each.done() for each in replies):
+            highest = max(highest, resident_mb())
+            time.sleep(0.05)
+    for each in replies:
+        each.result().raise_for_status()
+    return highest - before
+
+
 def together(url: str, image_id: str, model: RawModel, seconds: float) -> Iterator[Row]:
     """Sixteen annotators who click as fast as they get their masks, by turns with the model itself."""
     before = {name: metric(url, f"mst_batch_size_{name}") for name in ("sum", "count")}
@@ -253,10 +346,12 @@ def rows(settings: ServeSettings, seconds: float) -> Iterator[Row]:
     with closing(RawModel(settings)) as model, serving(settings) as url:
         image_id = upload(url)
         yield from alone(url, image_id, model)
+        yield from shared(url)
         measured = list(together(url, image_id, model, seconds))
         yield from measured
         answered = next(each.value for each in measured if each.name == "throughput_16_clients")
         yield from overload(url, image_id, seconds, 10 * answered)
+    yield from replicas(settings)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from serve.memory import MALLOC, MALLOC_OF_MODEL
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
 from serve.state.core import Core
+from serve.state.shared import Others, Shared
 from serve.state.store import check_shared, name_of
 
 _LIGHT_REQUESTS = 100  # beside those that `max_requests` counts: probes, and those that are refused
@@ -37,19 +38,28 @@ class Ingress:
         settings: of the server, with the model as it was asked for.
         first: the version that it named when the server was set up.
         store: the name of the image store that the server was set up with.
+        shared: the deployment that tells HTTP replicas of each other's predictions; None for one replica.
 
     Raises:
         ConfigError: the image store is a folder of this node alone, of several.
     """
 
-    def __init__(self, segmenter: DeploymentHandle, settings: ServeSettings, first: str, store: str) -> None:
+    def __init__(
+        self,
+        segmenter: DeploymentHandle,
+        settings: ServeSettings,
+        first: str,
+        store: str,
+        shared: DeploymentHandle | None,
+    ) -> None:
         if sum(node["Alive"] for node in ray.nodes()) > 1:
             check_shared(settings.image_store, store)
         metrics = Metrics(serve.get_replica_context().replica_tag)
         forward = partial(_forward, segmenter)
         # With several replicas, the next click may go to another one than was told of it.
         anticipate = segmenter.anticipate.remote if settings.max_replicas == 1 else None
-        self._core = Core(settings, first, segmenter.describe.remote, forward, metrics, anticipate)
+        others = Others(shared.find.remote, shared.tell.remote) if shared else None
+        self._core = Core(settings, first, segmenter.describe.remote, forward, metrics, anticipate, others)
         self._settings = settings
         self._door = Door()
         self._keys = Keys(read_keys(settings.api_keys, os.environ), settings.key_rate)
@@ -127,4 +137,14 @@ def build(settings: ServeSettings) -> Application:
         max_surge_percent=100,
         logging_config=_LOGGING,
     )(Ingress)
-    return ingress.bind(segmenter.bind(settings, first), settings, first, name_of(settings.image_store))
+    shared = serve.deployment(
+        name="Shared", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=1000, logging_config=_LOGGING
+    )(Shared)
+    has_others = settings.http_replicas > 1
+    return ingress.bind(
+        segmenter.bind(settings, first),
+        settings,
+        first,
+        name_of(settings.image_store),
+        shared.bind(settings.cache_bytes // 4) if has_others else None,
+    )

@@ -62,15 +62,15 @@ def serving_scenes(**more: Any) -> Iterator[str]:
             yield url
 
 
-def photo(seed: int = 0) -> bytes:
-    """A photo of 640 x 480 as JPEG: objects of several sizes, a pixel further for each seed."""
-    pixels = cv2.resize(skimage.data.coffee(), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+def photo(seed: int = 0, size: tuple[int, int] = (WIDTH, HEIGHT)) -> bytes:
+    """A photo as JPEG: objects of several sizes, a pixel further for each seed."""
+    pixels = cv2.resize(skimage.data.coffee(), size, interpolation=cv2.INTER_CUBIC)
     return cv2.imencode(".jpg", np.roll(pixels, divmod(seed, WIDTH), (0, 1))[..., ::-1])[1].tobytes()
 
 
-def upload(url: str, seed: int = 0) -> str:
+def upload(url: str, seed: int = 0, size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:
     """Store a photo; return its id."""
-    reply = httpx.post(f"{url}/v1/images", content=photo(seed), timeout=60).raise_for_status()
+    reply = httpx.post(f"{url}/v1/images", content=photo(seed, size), timeout=60).raise_for_status()
     return str(reply.json()["image_id"])
 
 
@@ -228,9 +228,14 @@ def _processes() -> list[Path]:
 
 def metric(url: str, name: str) -> float:
     """The sum of a metric's series."""
-    text = httpx.get(f"{url}/metrics").text
-    values = [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.split("{")[0] == name]
-    return math.fsum(map(float, values))
+    return math.fsum(series(url, name).values())
+
+
+def series(url: str, name: str) -> dict[str, float]:
+    """A metric's values in the HTTP replica that answers, by name and labels."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    pairs = [line.rsplit(" ", 1) for line in lines if line.split("{")[0] == name]
+    return {labels: float(value) for labels, value in pairs}
 
 
 def median_ms(seconds: list[float]) -> float:

@@ -29,8 +29,10 @@ from serve.inference.versions import Describe, Versions
 from serve.memory import give_back
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
+from serve.state.known import start_of
 from serve.state.room import Room
-from serve.state.session import Anticipate, Forward, Progress, Sessions, start_of
+from serve.state.session import Anticipate, Forward, Progress, Sessions
+from serve.state.shared import Others
 from serve.state.store import open_store
 from serve.wire.models import ModelInfo, Rejected
 
@@ -115,6 +117,7 @@ class Core:
         forward: calls the segmenter's model.
         metrics: what is counted and timed.
         anticipate: tells the segmenter what it will be asked about; None where it need not know.
+        others: HTTP replicas; None where there are none.
     """
 
     def __init__(
@@ -125,10 +128,11 @@ class Core:
         forward: Forward,
         metrics: Metrics,
         anticipate: Anticipate | None = None,
+        others: Others | None = None,
     ) -> None:
         store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
         self.room = Room(settings.pixels_in_hand)
-        self._sessions = Sessions(settings, store, forward, metrics, self.room, anticipate)
+        self._sessions = Sessions(settings, store, forward, metrics, self.room, anticipate, others)
         self._versions = Versions(settings, first, describe)
         self._deadline = settings.deadline_seconds
         self.metrics = metrics

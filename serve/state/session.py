@@ -7,31 +7,29 @@ read again, and a prediction that is not known any more is replayed click by cli
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from mst.clicks import Click, Mask
+from mst.clicks import Click
 from mst.data.pixels.images import RGB, UPLOADED, decode_image, opened
 from mst.errors import CheckpointError
-from mst.predictor import Crop, Prediction, forwards_of_click, next_crop, paste, start_from, to_probabilities
-from mst.zoom import Box
+from mst.predictor import Crop, Prediction, forwards_of_click, next_crop
 from serve.errors import OverloadedError, took_the_call_with_it
 from serve.inference.model import Answer, Selected, Version
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
 from serve.state.cache import ByteLRU
 from serve.state.flights import Flights
+from serve.state.known import NOTHING, About, Known, Start
 from serve.state.load import Load
 from serve.state.room import Room
+from serve.state.shared import Others
 from serve.state.store import ImageStore
 
 Forward = Callable[[str, Crop], Awaitable[Answer]]
@@ -42,61 +40,8 @@ Anticipate = Callable[[str, RGB], Awaitable[None]]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries of a call whose replica died
 _TOLD_AT_ONCE = 4  # crops that the model is being told of
+_OTHERS_SECONDS = 0.5  # that a click waits at most for what other replicas know
 _DECODERS = 4  # images that are decoded at once: it is memory that they compete for
-
-
-class Start(NamedTuple):
-    """What is known of an object before the first click of its annotator."""
-
-    key: str
-    """Names it in the cache."""
-    clicks: tuple[Click, ...]
-    """That come before the annotator's, and are given to the model all at once."""
-    prediction: Prediction | None
-
-
-NOTHING = Start("", (), None)
-
-
-def start_of(prior: Mask | None, box: Box | None, height: int, width: int) -> Start:
-    """Begin with a mask to be corrected, or a box around the object, or both.
-
-    A box is a positive click on its centre and negative ones diagonally beyond its corners, where these lie
-    in the image: no pixel there belongs to the object.
-    """
-    clicks: list[Click] = []
-    if box is not None:
-        clicks = [Click((box.top + box.bottom - 1) // 2, (box.left + box.right - 1) // 2, True)]
-        corners = [(row, col) for row in (box.top - 1, box.bottom) for col in (box.left - 1, box.right)]
-        clicks += [Click(*each, False) for each in corners if 0 <= each[0] < height and 0 <= each[1] < width]
-    if prior is None:
-        return Start(f"{box}" if box else "", tuple(clicks), None)
-    digest = hashlib.sha256(np.packbits(prior).tobytes()).hexdigest()
-    return Start(f"{digest} {box}", tuple(clicks), start_from(prior))
-
-
-class Known(NamedTuple):
-    """What the model said after some clicks: few bytes, however large the image is."""
-
-    clicks: tuple[Click, ...]
-    box: Box | None
-    """Of the crop that it read."""
-    side: int
-    """Of that crop, in pixels."""
-    logits: NDArray[np.float32]
-    """(s, s), as the head makes them."""
-    selected: tuple[Selected, ...]
-    """What it chose for the last click."""
-
-    @property
-    def bytes(self) -> int:
-        """Memory that it takes."""
-        return self.logits.nbytes + sum(each.indices.nbytes + each.scores.nbytes for each in self.selected)
-
-    def paste(self, shape: tuple[int, int]) -> Prediction:
-        """Return what it says of the image, which has `shape` H and W."""
-        logits = torch.tensor(self.logits)[None, None]  # a copy: what comes from Ray cannot be written to
-        return paste(self.box, to_probabilities(logits, self.side)[0], self.clicks, shape)
 
 
 class Found(NamedTuple):
@@ -125,8 +70,7 @@ class Progress:
     """So many that there are."""
 
 
-_Key = tuple[str, str, str, tuple[Click, ...]]
-"""Image, version and its weights, start, and clicks: what a prediction depends on."""
+_Key = tuple[About, tuple[Click, ...]]
 
 
 class Sessions:
@@ -139,6 +83,7 @@ class Sessions:
         metrics: what is counted and timed.
         room: for the images of all requests.
         anticipate: tells the model what comes; None where it need not know.
+        others: HTTP replicas; None where there are none.
     """
 
     def __init__(
@@ -149,6 +94,7 @@ class Sessions:
         metrics: Metrics,
         room: Room,
         anticipate: Anticipate | None = None,
+        others: Others | None = None,
     ) -> None:
         self._settings, self._store, self._forward, self._metrics = settings, store, forward, metrics
         self._room = room
@@ -158,6 +104,7 @@ class Sessions:
         self._pasted: ByteLRU[_Key, Prediction] = ByteLRU(settings.cache_bytes)
         self._flights: Flights[_Key, tuple[Found, Seconds]] = Flights()
         self._tell, self._telling = anticipate, set[asyncio.Task[None]]()
+        self._others = others
         self._load = Load(settings.queue_seconds, settings.max_batch)
         metrics.watch_queue(lambda: self._load.calls)
         self._decoders = asyncio.Semaphore(_DECODERS)
@@ -219,11 +166,11 @@ class Sessions:
         taken: list[Seconds] = []
         about = image_id, f"{version.address} {version.info.digest}", start.key
         given = (*start.clicks, *clicks)
-        done = self._longest_known(about, given)
+        done = await self._longest_known(about, given)
         self._metrics.cache("prediction", done == len(given))
         found, progress = Found(start.prediction, ()) if start.prediction else None, progress or Progress()
         for number in range(max(done, len(start.clicks), 1), len(given) + 1):
-            key = (*about, given[:number])
+            key = about, given[:number]
             if (known := self._known.get(key)) is not None:
                 found = await self._paste(key, known, image)
             else:
@@ -246,9 +193,13 @@ class Sessions:
             last: the prediction that the next click will correct; None for the first click on an object.
         """
         if self._tell and version.encodes and len(self._telling) < _TOLD_AT_ONCE:
-            task = asyncio.create_task(self._anticipate(image_id, image, version, last))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+            self._in_background(self._anticipate(image_id, image, version, last))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what no request waits for."""
+        task = asyncio.create_task(work)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _anticipate(self, image_id: str, image: RGB, version: Version, last: Prediction | None) -> None:
         assert self._tell is not None
@@ -268,14 +219,15 @@ class Sessions:
         self, key: _Key, image: RGB, previous: Prediction | None, version: Version
     ) -> tuple[Found, Seconds]:
         """Run the forwards of the last of the clicks, and keep what comes of them."""
-        (image_id, *_, clicks), taken = key, []
+        (about, clicks), taken = key, []
         for _ in range(forwards_of_click(previous, version.eval)):
-            known, seconds = await self._forward_once(image_id, image, clicks, previous, version)
+            known, seconds = await self._forward_once(about[0], image, clicks, previous, version)
             with self._stage("paste"):
                 previous = await asyncio.to_thread(known.paste, _shape(image))
             taken.append(seconds)
         assert previous is not None  # there is at least one forward
         self._known.put(key, known, known.bytes)
+        self._in_background(self._tell_others(about, known))
         self._pasted.put(key, previous, previous.probabilities.nbytes)
         return Found(previous, known.selected), _total(taken)
 
@@ -323,12 +275,25 @@ class Sessions:
             self._whole.put(key, Crop(crop.image, None, (), None), crop.image.nbytes)
         return crop
 
-    def _longest_known(self, about: tuple[str, str, str], clicks: tuple[Click, ...]) -> int:
-        """How many of the clicks are known already."""
-        for number in range(len(clicks), 0, -1):
-            if self._known.get((*about, clicks[:number])) is not None:
-                return number
-        return 0
+    async def _longest_known(self, about: About, clicks: tuple[Click, ...]) -> int:
+        """How many of the clicks are known already, here or to another replica."""
+        numbers = range(len(clicks), 0, -1)
+        done = next((each for each in numbers if self._known.get((about, clicks[:each])) is not None), 0)
+        if self._others is None or done == len(clicks):
+            return done
+        with suppress(RayError, RayServeException, TimeoutError):
+            async with asyncio.timeout(_OTHERS_SECONDS):
+                found = await self._others.find(about, clicks, done)
+            if found is not None:
+                self._known.put((about, found.clicks), found, found.bytes)
+                return len(found.clicks)
+        return done
+
+    async def _tell_others(self, about: About, known: Known) -> None:
+        if self._others is not None:
+            with suppress(RayError, RayServeException, TimeoutError):
+                async with asyncio.timeout(_OTHERS_SECONDS):
+                    await self._others.tell(about, known)
 
     async def _call(self, address: str, crop: Crop) -> Answer:
         """Ask the model; a call has no effect but its answer, so it is made again where that may help.

@@ -14,8 +14,10 @@ from mst.predictor import Crop
 from serve.inference.model import Answer, Version
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
+from serve.state import session
 from serve.state.room import Room
 from serve.state.session import Sessions
+from serve.state.shared import Others, Shared
 from serve.state.store import open_store
 from serve.wire.models import ModelInfo
 from tests.conftest import picture
@@ -114,6 +116,52 @@ def test_objects_of_a_large_image_that_are_clicked_in_turn_cost_one_forward_a_cl
 
     model, _ = used(tmp_path, in_turn, cache_bytes=5_000_000)
     assert model.forwards == 10 * ALONE
+
+
+def replicas(tmp_path, model: Model, others: Others | None, count: int = 3) -> list[Sessions]:
+    """Several HTTP replicas of one server."""
+    store = open_store(str(tmp_path), 60, 10**9)
+    return [
+        Sessions(ServeSettings(), store, model, Metrics("local"), Room(10**9), None, others)
+        for _ in range(count)
+    ]
+
+
+def test_clicks_that_go_to_any_replica_cost_what_they_cost_in_one(tmp_path):
+    async def use(model):
+        shared, found = Shared(10**8), []
+        sessions = replicas(tmp_path / "many", model, Others(shared.find, shared.tell))
+        for number in range(5):
+            (click,) = masks_of(sessions[number % 3], picture(), number + 1)
+            found.append((await click)[0].prediction)
+            await asyncio.sleep(0)  # until the others are told
+        (again,) = masks_of(sessions[0], picture(), 5)
+        return [*found, (await again)[0].prediction]
+
+    model = Model()
+    *found, again = asyncio.run(use(model))
+    assert model.forwards == ALONE
+    _, expected = used(tmp_path / "one", alone)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+    np.testing.assert_array_equal(again.probabilities, expected[-1].probabilities)
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+def test_a_click_does_without_the_others_where_they_do_not_answer(tmp_path, monkeypatch, is_away):
+    monkeypatch.setattr(session, "_OTHERS_SECONDS", 0.05)
+
+    async def nobody(*_):
+        if is_away:
+            raise RayActorError
+        await asyncio.sleep(60)
+
+    async def use(model):
+        return await alone(replicas(tmp_path, model, Others(nobody, nobody), 1)[0])
+
+    model = Model()
+    assert [len(each.clicks) for each in asyncio.run(use(model))] == [1, 2, 3, 4, 5]
+    assert model.forwards == ALONE
 
 
 def gone() -> list[Exception]:

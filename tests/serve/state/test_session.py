@@ -8,7 +8,7 @@ import pytest
 from mst.clicks import Click
 from mst.zoom import Box
 from serve.state.cache import ByteLRU
-from serve.state.session import start_of
+from serve.state.known import start_of
 
 
 def test_a_box_is_a_click_on_its_centre_and_clicks_beyond_its_corners():

@@ -34,24 +34,57 @@ Segment = Callable[[Sequence[Click]], Mask]
 
 @dataclass(frozen=True)
 class Prediction:
-    """The state of an object after some clicks."""
+    """The state of an object after some clicks.
+
+    Outside what the last forward looked at nothing is predicted, and nothing is kept: on a large photo that
+    is most of it.
+    """
 
     clicks: tuple[Click, ...]
-    probabilities: Probabilities
+    seen: Probabilities
+    """(h, w), inside the box."""
     box: Box | None
     """What the last forward looked at; None for the whole image, before any zoom."""
+    shape: tuple[int, int]
+    """H and W of the image."""
+
+    @property
+    def probabilities(self) -> Probabilities:
+        """(H, W), 0 outside the box; made anew each time."""
+        return self.within(Box(0, 0, *self.shape))
+
+    def within(self, box: Box) -> Probabilities:
+        """The probabilities in any box of the image, (h, w)."""
+        mine = self._where()
+        if box == mine:
+            return self.seen
+        found, both = np.zeros((box.height, box.width), np.float32), box.intersection(mine)
+        if both.height > 0 and both.width > 0:
+            found[both.counted_from(box).slices()] = self.seen[both.counted_from(mine).slices()]
+        return found
 
     def mask(self, threshold: float) -> Mask:
         """The predicted object, (H, W)."""
-        return self.probabilities > threshold
+        mask = np.zeros(self.shape, np.bool_)
+        mask[self._where().slices()] = self.seen > threshold
+        return mask
+
+    def extent(self, threshold: float) -> Box | None:
+        """The smallest box that holds the predicted object; None where there is none."""
+        left, top, width, height = cv2.boundingRect((self.seen > threshold).view(np.uint8))
+        down, right = self._where()[:2]
+        return Box(down + top, right + left, down + top + height, right + left + width) if width else None
 
     def score(self, threshold: float) -> float:
         """The IoU that the mask would have, were the probabilities right: E[intersection] / E[union]."""
-        mask = self.mask(threshold).view(np.uint8)
+        mask = (self.seen > threshold).view(np.uint8)
         area = cv2.countNonZero(mask)
-        inside = area * cv2.mean(self.probabilities, mask)[0]  # much faster than NumPy's indexing
-        union = area + cv2.sumElems(self.probabilities)[0] - inside
+        inside = area * cv2.mean(self.seen, mask)[0]  # much faster than NumPy's indexing
+        union = area + cv2.sumElems(self.seen)[0] - inside
         return min(1.0, inside / union) if union > 0 else 0.0
+
+    def _where(self) -> Box:
+        return self.box or Box(0, 0, *self.shape)
 
 
 def start_from(mask: Mask) -> Prediction:
@@ -60,7 +93,8 @@ def start_from(mask: Mask) -> Prediction:
     Raises:
         MaskError: it is no mask (`mst.data.pixels.arrays.as_mask`).
     """
-    return Prediction((), as_mask(mask).astype(np.float32), None)
+    start = as_mask(mask).astype(np.float32)
+    return Prediction((), start, None, (start.shape[0], start.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -103,11 +137,11 @@ def next_crop(
     height, width = image.shape[:2]
     box = None
     if previous and config.zoom and (len(clicks) > 1 or (config.zoom_first and previous.clicks)):
-        box = zoom_box(previous.mask(config.threshold), clicks, previous.box, config)
+        box = zoom_box(previous.extent(config.threshold), previous.shape, clicks, previous.box, config)
         if len(clicks) == 1:
             size = config.side_for(max(box.height, box.width), size)
     seen = box or Box(0, 0, height, width)
-    prev_mask = resize(previous.probabilities[seen.slices()], size, size) if previous else None
+    prev_mask = resize(previous.within(seen), size, size) if previous else None
     is_same = last is not None and last.side == size and (last.box or Box(0, 0, height, width)) == seen
     return Crop(
         image=last.image if last and is_same else resize(image[seen.slices()], size, size),
@@ -149,10 +183,8 @@ def paste(
     """
     if not math.isfinite(probabilities.sum()):
         raise PredictionError(f"after {len(clicks)} clicks the model's probabilities are no numbers")
-    pasted = np.zeros(shape, np.float32)
     seen = box or Box(0, 0, *shape)
-    pasted[seen.slices()] = resize(probabilities, seen.height, seen.width)
-    return Prediction(tuple(clicks), pasted, box)
+    return Prediction(tuple(clicks), resize(probabilities, seen.height, seen.width), box, shape)
 
 
 @torch.inference_mode()
@@ -248,10 +280,8 @@ class Predictor:
 
     def _predict(self, image: RGB, clicks: list[Click], previous: Prediction | None) -> Prediction:
         height, width = image.shape[:2]
-        if previous and previous.probabilities.shape != (height, width):
-            raise MaskError(
-                f"the previous mask has the shape {previous.probabilities.shape}, the image {(height, width)}"
-            )
+        if previous and previous.shape != (height, width):
+            raise MaskError(f"the previous mask has the shape {previous.shape}, the image {(height, width)}")
         if previous and not _begins(previous, clicks):
             previous = None
         check_clicks(clicks, height, width, needs_positive=previous is None)

@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-
-from mst.clicks import Click, Mask
+from mst.clicks import Click
 from mst.config import EvalConfig
 
 _STALE_IOU = 0.5  # a box is kept until the object's new box overlaps it less than this
@@ -35,12 +32,28 @@ class Box(NamedTuple):
         row, col = round(click.row), round(click.col)
         return self.top <= row < self.bottom and self.left <= col < self.right
 
+    def intersection(self, other: "Box") -> "Box":
+        """What both have; a side without pixels, or with less, where that is nothing."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        return Box(top, left, min(self.bottom, other.bottom), min(self.right, other.right))
+
+    def counted_from(self, other: "Box") -> "Box":
+        """The same pixels, counted from another box's first row and column."""
+        top, left = self.top - other.top, self.left - other.left
+        return Box(top, left, top + self.height, left + self.width)
+
     def slices(self) -> tuple[slice, slice]:
         """Index of the box in an (H, W, ...) array."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
-def zoom_box(prediction: Mask, clicks: Sequence[Click], previous: Box | None, config: EvalConfig) -> Box:
+def zoom_box(
+    extent: Box | None,
+    shape: tuple[int, int],
+    clicks: Sequence[Click],
+    previous: Box | None,
+    config: EvalConfig,
+) -> Box:
     """Choose what part of the image the next forward sees.
 
     The box of the predicted object and the positive clicks, widened, or the whole image where nothing is
@@ -48,18 +61,18 @@ def zoom_box(prediction: Mask, clicks: Sequence[Click], previous: Box | None, co
     holds all positive clicks.
 
     Args:
-        prediction: the last mask, (H, W).
+        extent: of the last mask; None where it is empty.
+        shape: H and W of the image.
         clicks: all clicks so far, in the image's pixels.
         previous: the box of the last zoom; None if there was none.
         config: how far the box is widened, and its smallest side.
     """
-    height, width = prediction.shape
+    height, width = shape
     positive = [click for click in clicks if click.is_positive]
     box = Box(0, 0, height, width)
-    first_col, first_row, cols_there, rows_there = cv2.boundingRect(prediction.view(np.uint8))
-    if rows_there:
-        rows = [first_row, first_row + rows_there - 1, *(round(click.row) for click in positive)]
-        cols = [first_col, first_col + cols_there - 1, *(round(click.col) for click in positive)]
+    if extent is not None:
+        rows = [extent.top, extent.bottom - 1, *(round(click.row) for click in positive)]
+        cols = [extent.left, extent.right - 1, *(round(click.col) for click in positive)]
         top, bottom = _widen(min(rows), max(rows) + 1, height, config)
         left, right = _widen(min(cols), max(cols) + 1, width, config)
         box = Box(top, left, bottom, right)
@@ -70,9 +83,8 @@ def zoom_box(prediction: Mask, clicks: Sequence[Click], previous: Box | None, co
 
 def box_iou(one: Box, other: Box) -> float:
     """Intersection over union of two boxes."""
-    height = min(one.bottom, other.bottom) - max(one.top, other.top)
-    width = min(one.right, other.right) - max(one.left, other.left)
-    intersection = max(height, 0) * max(width, 0)
+    both = one.intersection(other)
+    intersection = max(both.height, 0) * max(both.width, 0)
     return intersection / (one.height * one.width + other.height * other.width - intersection)
 
 

@@ -112,8 +112,7 @@ class _Seat:
         encoding = self._encoding if self._rules.encodes else None
         self.test.take(prediction.mask(threshold), self._seconds, encoding)
         if self._rules.batch_size > 1:
-            seen = prediction.probabilities[prediction.box.slices() if prediction.box else ...]
-            self.close_pixels += int(np.count_nonzero(np.abs(seen - threshold) < ROUNDING))
+            self.close_pixels += int(np.count_nonzero(np.abs(prediction.seen - threshold) < ROUNDING))
         self._clicks = self.test.next_clicks() or ()
         self._begin()
 

@@ -287,7 +287,7 @@ def _reply(found: Segmentation, body: MaskRequest, start: float) -> MaskReply:
         box=_corners(box) if box else None,
         score=found.score,
         model=found.model,
-        probabilities=text(probability_png(found.probabilities)) if body.probabilities else None,
+        probabilities=text(probability_png(found.prediction.probabilities)) if body.probabilities else None,
         tokens=tokens if body.tokens else None,
         timing_ms=Timing(
             model=round(1000 * found.model_seconds, 2),

@@ -182,7 +182,7 @@ def _reply(asked: Inference, found: Segmentation) -> Response:
         "mask": found.mask,
         "score": np.array([found.score], np.float32),
         "bbox": np.array([box.left, box.top, box.right, box.bottom] if box else [0] * 4, np.float32),
-        "probabilities": found.probabilities,
+        "probabilities": found.prediction.probabilities,
     }
     names = [each.name for each in asked.outputs] or list(_DEFAULT_OUTPUTS)
     unknown = [name for name in names if name not in outputs]

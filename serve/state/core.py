@@ -15,13 +15,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import cv2
 import numpy as np
 
 from mst.clicks import Click, Mask, check_clicks
 from mst.data.pixels.images import RGB
 from mst.errors import ClickError
-from mst.predictor import Prediction, Probabilities
+from mst.predictor import Prediction
 from mst.zoom import Box
 from serve.errors import OverloadedError, UnfinishedError, UnknownImageError
 from serve.inference.model import Selected
@@ -91,8 +90,8 @@ class Segmentation:
     image_id: str
     mask: Mask
     """(H, W)."""
-    probabilities: Probabilities
-    """(H, W), float32; 0 outside what the last forward looked at."""
+    prediction: Prediction
+    """Its probabilities, and what the last forward looked at."""
     box: Box | None
     """The mask's bounding box, half-open; None for an empty mask."""
     score: float
@@ -234,14 +233,14 @@ class Core:
         self._sessions.anticipate(image.image_id, image.pixels, version, prediction)
         threshold = version.eval.threshold if options.threshold is None else options.threshold
         with self.metrics.stage("score"):
-            mask, score = await asyncio.to_thread(_mask_and_score, prediction, threshold)
+            mask, extent, score = await asyncio.to_thread(_seen_at, prediction, threshold)
         seen = prediction.box or Box(0, 0, height, width)
         chosen = found.selected if options.tokens else ()
         return Segmentation(
             image_id=image.image_id,
             mask=mask,
-            probabilities=prediction.probabilities,
-            box=bounding_box(mask),
+            prediction=prediction,
+            box=extent,
             score=score,
             model=version.info,
             tokens=tuple(_tokens(each, seen, version.image_size) for each in chosen),
@@ -284,12 +283,6 @@ async def few_at_once(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-def bounding_box(mask: Mask) -> Box | None:
-    """The smallest half-open box that holds a mask (H, W); None for an empty one."""
-    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-    return Box(top, left, top + height, left + width) if width else None
-
-
 def _check(clicks: Sequence[Click], options: Options, height: int, width: int) -> None:
     """Refuse what no mask can be predicted from."""
     box, prior, threshold = options.box, options.prior, options.threshold
@@ -304,8 +297,8 @@ def _check(clicks: Sequence[Click], options: Options, height: int, width: int) -
         raise ClickError("the threshold must lie between 0 and 1")
 
 
-def _mask_and_score(prediction: Prediction, threshold: float) -> tuple[Mask, float]:
-    return prediction.mask(threshold), prediction.score(threshold)
+def _seen_at(prediction: Prediction, threshold: float) -> tuple[Mask, Box | None, float]:
+    return prediction.mask(threshold), prediction.extent(threshold), prediction.score(threshold)
 
 
 def _tokens(chosen: Selected, seen: Box, size: int) -> Tokens:

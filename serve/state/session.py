@@ -228,7 +228,7 @@ class Sessions:
         assert previous is not None  # there is at least one forward
         self._known.put(key, known, known.bytes)
         self._in_background(self._tell_others(about, known))
-        self._pasted.put(key, previous, previous.probabilities.nbytes)
+        self._pasted.put(key, previous, previous.seen.nbytes)
         return Found(previous, known.selected), _total(taken)
 
     async def _paste(self, key: _Key, known: Known, image: RGB) -> Found:
@@ -237,7 +237,7 @@ class Sessions:
         if prediction is None:
             with self._stage("paste"):
                 prediction = await asyncio.to_thread(known.paste, _shape(image))
-            self._pasted.put(key, prediction, prediction.probabilities.nbytes)
+            self._pasted.put(key, prediction, prediction.seen.nbytes)
         return Found(prediction, known.selected)
 
     async def _forward_once(

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from mst import zoom
 from mst.clicks import Click
 from mst.config import EvalConfig
 from mst.errors import ClickError, PredictionError
 from mst.model import MST
 from mst.predictor import Prediction, Predictor, forward, forwards_of_click, next_crop, paste, start_from
-from mst.zoom import Box, box_iou, zoom_box
+from mst.zoom import Box, box_iou
 from tests.conftest import TINY_MODEL
 
 CONFIG = EvalConfig()
@@ -17,6 +18,14 @@ def mask_of(top, left, bottom, right, shape=(100, 200)):
     mask = np.zeros(shape, bool)
     mask[top:bottom, left:right] = True
     return mask
+
+
+def predicted(probabilities, clicks=(), box=None):
+    return Prediction(tuple(clicks), probabilities.astype(np.float32), box, probabilities.shape)
+
+
+def zoom_box(mask, clicks, previous, config):
+    return zoom.zoom_box(predicted(mask).extent(0.5), mask.shape, clicks, previous, config)
 
 
 def test_zoom_widens_the_objects_box():
@@ -72,12 +81,28 @@ def test_a_zoomed_crop_shows_the_box_and_is_pasted_back_into_it():
     image, _ = image_and_model()
     probabilities = np.where(mask_of(20, 40, 50, 80, image.shape[:2]), 0.9, 0.1).astype(np.float32)
     clicks = [Click(30, 60, True), Click(10, 10, False)]
-    previous = Prediction((clicks[0],), probabilities, None)
+    previous = predicted(probabilities, clicks[:1])
     crop = next_crop(image, clicks, previous, 56, CONFIG)
     assert crop.box == Box(14, 32, 56, 88)
     assert crop.prev_mask.mean() == pytest.approx(probabilities[14:56, 32:88].mean(), abs=1e-3)
     pasted = paste(crop.box, np.ones((56, 56), np.float32), clicks, image.shape[:2])
     np.testing.assert_array_equal(pasted.mask(0.5), mask_of(14, 32, 56, 88, image.shape[:2]))
+
+
+def test_what_is_seen_of_a_part_is_what_is_predicted_of_the_whole():
+    rng, part = np.random.default_rng(0), Box(20, 40, 75, 150)
+    whole = np.zeros((100, 200), np.float32)
+    whole[part.slices()] = rng.random((part.height, part.width))
+    found, expected = Prediction((), whole[part.slices()], part, whole.shape), predicted(whole)
+    np.testing.assert_array_equal(found.probabilities, whole)
+    for box in (Box(0, 0, 100, 200), part, Box(30, 0, 90, 60), Box(21, 41, 22, 149), Box(80, 0, 100, 30)):
+        np.testing.assert_array_equal(found.within(box), whole[box.slices()])
+    for threshold in (0.2, 0.998, 0.9999999):
+        np.testing.assert_array_equal(found.mask(threshold), expected.mask(threshold))
+        assert found.extent(threshold) == expected.extent(threshold)
+        assert found.score(threshold) == pytest.approx(expected.score(threshold))
+    assert found.extent(0.2) == part
+    assert predicted(np.zeros((4, 4))).extent(0.5) is None
 
 
 def test_a_zoom_on_the_whole_image_is_kept_like_any_other():
@@ -87,14 +112,14 @@ def test_a_zoom_on_the_whole_image_is_kept_like_any_other():
     smaller = mask_of(20, 40, 75, 150)
     assert zoom_box(smaller, [Click(50, 100, True)], whole, CONFIG) == whole
     assert zoom_box(smaller, [Click(50, 100, True)], None, CONFIG) != whole
-    predicted = Prediction((), smaller.astype(np.float32), whole)
+    previous = predicted(smaller, box=whole)
     image = np.zeros((100, 200, 3), np.uint8)
-    assert next_crop(image, [Click(50, 100, True)] * 2, predicted, 56, CONFIG).box == whole
+    assert next_crop(image, [Click(50, 100, True)] * 2, previous, 56, CONFIG).box == whole
 
 
 def test_without_zoom_every_crop_is_the_whole_image():
     image, _ = image_and_model()
-    previous = Prediction((), mask_of(20, 40, 50, 80, image.shape[:2]).astype(np.float32), None)
+    previous = predicted(mask_of(20, 40, 50, 80, image.shape[:2]))
     config = EvalConfig(zoom=False)
     assert next_crop(image, [Click(30, 60, True)], previous, 56, config).box is None
 
@@ -138,12 +163,12 @@ def test_clicks_without_a_positive_one_are_refused():
 def test_the_score_is_the_iou_that_the_probabilities_expect():
     rng = np.random.default_rng(0)
     probabilities = rng.random((200, 200)).astype(np.float32)
-    prediction = Prediction((), probabilities, None)
+    prediction = predicted(probabilities)
     mask = prediction.mask(0.5)
     truths = [rng.random((200, 200)) < probabilities for _ in range(20)]
     ious = [(mask & truth).sum() / (mask | truth).sum() for truth in truths]
     assert prediction.score(0.5) == pytest.approx(np.mean(ious), abs=0.01)
-    assert Prediction((), np.zeros((4, 4), np.float32), None).score(0.5) == 0
+    assert predicted(np.zeros((4, 4))).score(0.5) == 0
 
 
 def test_prediction_leaves_training_mode():
@@ -213,7 +238,7 @@ def test_a_small_crop_has_a_small_input_after_a_first_click():
     assert (first.side, first.box) == (56, None)
     for half, side in ((8, 24), (11, 40), (18, 56)):
         found = mask_of(30 - half, 60 - half, 30 + half, 60 + half, image.shape[:2])
-        before = Prediction(tuple(clicks), found.astype(np.float32), None)
+        before = predicted(found, clicks)
         closer = next_crop(image, clicks, before, 56, config, first)
         assert closer.box is not None
         assert (closer.side, closer.image.shape) == (side, (side, side, 3))
@@ -228,7 +253,7 @@ def test_a_small_crop_has_a_small_input_after_a_first_click():
 
 def test_how_many_forwards_a_click_takes():
     mask = start_from(mask_of(20, 40, 50, 80, (100, 200)))
-    second = Prediction((Click(30, 60, True),), mask.probabilities, None)
+    second = predicted(mask.probabilities, [Click(30, 60, True)])
     config = EvalConfig(zoom_first=True, cascade=2)
     assert [forwards_of_click(each, config) for each in (None, mask, second)] == [4, 4, 3]
     assert forwards_of_click(None, EvalConfig(zoom=False, zoom_first=True)) == 1

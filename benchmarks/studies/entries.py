@@ -55,6 +55,7 @@ ARMS: Mapping[str, Mapping[str, object]] = {
     "entry_10": {"model.click_entry": 10, "model.fusion_stages": 1, **_FROM_THERE_ON},
     "entry_12": {**LATE, **_FROM_THERE_ON},
     SAME_TIME: {**LATE, **_FROM_THERE_ON},
+    "entry_12_convs": {**LATE, "model.head_convs": 2, **_FROM_THERE_ON},
 }
 
 

@@ -30,7 +30,7 @@ from serve.http.keys import Keys
 from serve.protocols import routers
 from serve.settings import ServeSettings
 from serve.state.core import Core, Options, Segmentation, StoredImage, few_at_once
-from serve.wire.encoding import decode_png, decode_rle, encode, probability_png, text
+from serve.wire.encoding import decode_png, decode_rle, encode, png, probability_png, text
 from serve.wire.limits import PAGE, PROBE, Limits, limited
 from serve.wire.schemas import (
     RLE,
@@ -276,6 +276,10 @@ def _prior(image: RGB, body: MaskRequest, where: Where) -> Mask:
 
 def _reply(found: Segmentation, body: MaskRequest, start: float) -> MaskReply:
     box = found.box
+    if body.crop:
+        mask = text(png(found.mask[box.slices()])) if box else ""
+    else:
+        mask = encode(found.mask, body.format, body.tolerance, body.min_area)
     tokens = [
         TokensOut(
             patch_size=each.patch_size, boxes=[_corners(box) for box in each.boxes], scores=[*each.scores]
@@ -283,7 +287,7 @@ def _reply(found: Segmentation, body: MaskRequest, start: float) -> MaskReply:
         for each in found.tokens
     ]
     return MaskReply(
-        mask=encode(found.mask, body.format, body.tolerance, body.min_area),
+        mask=mask,
         box=_corners(box) if box else None,
         score=found.score,
         model=found.model,

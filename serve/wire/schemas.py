@@ -1,8 +1,8 @@
 """What requests and replies hold; coordinates are (x, y) in pixels, from the image's top left."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve.wire.models import ModelInfo, Rejected
 
@@ -55,6 +55,8 @@ class MaskRequest(_Schema):
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Probability above which a pixel belongs to the mask; the model's own where it is not given."""
     format: MaskFormat = "rle"
+    crop: bool = False
+    """Whether a PNG holds the mask inside the reply's `box` alone, empty text where there is none."""
     tolerance: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Pixels by which polygons may leave the true outline; 0 keeps every corner."""
     min_area: Annotated[float, Field(ge=0, le=1e9)] = 8.0
@@ -63,6 +65,12 @@ class MaskRequest(_Schema):
     """Whether the reply has the probabilities, as a PNG."""
     tokens: bool = False
     """Whether the reply has the tokens that guided the last click."""
+
+    @model_validator(mode="after")
+    def _only_pictures_are_cropped(self) -> Self:
+        if self.crop and self.format != "png":
+            raise ValueError(f"crop is for the format png, not {self.format}")
+        return self
 
 
 class SegmentRequest(MaskRequest):
@@ -111,7 +119,7 @@ class MaskReply(_Schema):
     """A mask."""
 
     mask: RLE | str | list[Polygon]
-    """In the format that was asked for: RLE, base64 of a PNG, or polygons."""
+    """In the format that was asked for: RLE, base64 of a PNG (of the box alone with `crop`), or polygons."""
     box: tuple[int, int, int, int] | None
     """Left, top, right and bottom, half-open; null for an empty mask."""
     score: float

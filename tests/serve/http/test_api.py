@@ -11,6 +11,7 @@ from mst.checkpoint import load_model, save_checkpoint
 from mst.clicks import Click
 from mst.client import Client
 from mst.config import EvalConfig
+from mst.data.pixels.mask_images import decode_mask
 from mst.model import MST
 from mst.overrides import override
 from mst.predictor import Predictor, start_from
@@ -94,6 +95,20 @@ def test_the_reply_says_all_of_the_mask(http, mask_url, predictor):
     assert len(tokens["boxes"]) == len(tokens["scores"]) > 0
     assert all(0 <= x1 < x2 <= 140 and 0 <= y1 < y2 <= 90 for x1, y1, x2, y2 in tokens["boxes"])
     assert http.post(mask_url, json={"clicks": CLICKS}).json()["tokens"] is None
+
+
+def test_a_picture_of_the_box_alone_is_the_mask_in_it(http, mask_url, predictor):
+    reply = http.post(mask_url, json={"clicks": CLICKS, "format": "png", "crop": True}).json()
+    left, top, right, bottom = reply["box"]
+    mask = predictor.predict(picture(), [Click(20, 30, True), Click(50, 100, True)]).mask(0.49)
+    found = decode_mask(base64.b64decode(reply["mask"]), "the reply", max_pixels=90 * 140, formats=("PNG",))
+    np.testing.assert_array_equal(found, mask[top:bottom, left:right])
+    assert found.sum() == mask.sum()
+    nothing = {"clicks": CLICKS, "format": "png", "crop": True, "threshold": 1 - 1e-9}
+    assert [http.post(mask_url, json=nothing).json()[each] for each in ("mask", "box")] == ["", None]
+    refused = http.post(mask_url, json={"clicks": CLICKS, "crop": True})
+    assert refused.status_code == 422
+    assert "crop is for the format png, not rle" in refused.json()["detail"][0]["msg"]
 
 
 def test_several_objects_of_an_image_are_one_request(http, mask_url):

@@ -23,6 +23,7 @@ from benchmarks.shared.harness import Row, difference, row
 from benchmarks.shared.photos import PHOTOS
 from mst.command_line import count
 from mst.config import Config
+from mst.errors import TrainingError
 from mst.evaluation import ObjectRecord
 from mst.evaluation.metrics import number_of_clicks
 from mst.evaluation.statistics import bootstrap_interval, paired_comparison
@@ -76,9 +77,18 @@ def add_options(parser: argparse.ArgumentParser, runs: str) -> None:
 
 
 def train_all(jobs: Mapping[Job, tuple[Path, Config]]) -> dict[Job, Path]:
-    """Train each job in its folder, unless that is done, and return the checkpoints."""
+    """Train each job in its folder, unless that is done, and return the checkpoints.
+
+    Raises:
+        TrainingError: one ended with an error; those that had not begun do not begin.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(jobs, pool.map(lambda each: _train(*each), jobs.values()), strict=True))
+        futures = {job: pool.submit(_train, *each) for job, each in jobs.items()}
+        try:
+            return {job: future.result() for job, future in futures.items()}
+        except TrainingError:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _train(folder: Path, config: Config) -> Path:
@@ -90,7 +100,10 @@ def _train(folder: Path, config: Config) -> Path:
         command = [sys.executable, "-m", "mst.training", str(settings), "--out", str(folder)]
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
         with (folder / "log.txt").open("a") as log:
-            subprocess.run(command, env=one_thread, stdout=log, stderr=subprocess.STDOUT, check=True)
+            done = subprocess.run(command, env=one_thread, stdout=log, stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            last = (folder / "log.txt").read_text().strip().rpartition("\n")[2]
+            raise TrainingError(f"{folder.name}: {last} ({folder / 'log.txt'} has all of it)")
         (folder / _SECONDS).write_text(json.dumps(_seconds(folder) + time.monotonic() - start))
         found = newest(UPath(folder))
     assert found is not None

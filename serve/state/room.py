@@ -7,7 +7,7 @@ fit together wait for each other; the number of requests alone would bound nothi
 from asyncio import CancelledError, Future, get_running_loop
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 
@@ -66,16 +66,15 @@ class Room:
         try:
             await turn
         except CancelledError:
-            if turn.cancelled():
+            with suppress(ValueError):  # it may have been passed over already
                 self._waiting.remove((pixels, turn))
-                self._give_back(0)  # who waits behind may have room
-            else:
-                self._give_back(pixels)
+            self._give_back(0 if turn.cancelled() else pixels)  # and who waits behind may have room
             raise
 
     def _give_back(self, pixels: int) -> None:
         self._taken -= pixels
         while self._waiting and self._has_room(self._waiting[0][0]):
             taken, turn = self._waiting.popleft()
-            self._taken += taken
-            turn.set_result(None)
+            if not turn.cancelled():
+                self._taken += taken
+                turn.set_result(None)

@@ -104,7 +104,7 @@ class Sessions:
         self._pasted: ByteLRU[_Key, Prediction] = ByteLRU(settings.cache_bytes)
         self._flights: Flights[_Key, tuple[Found, Seconds]] = Flights()
         self._tell, self._telling = anticipate, set[asyncio.Task[None]]()
-        self._others = others
+        self._others, self._sharing = others, set[asyncio.Task[None]]()
         self._load = Load(settings.queue_seconds, settings.max_batch)
         metrics.watch_queue(lambda: self._load.calls)
         self._decoders = asyncio.Semaphore(_DECODERS)
@@ -193,13 +193,7 @@ class Sessions:
             last: the prediction that the next click will correct; None for the first click on an object.
         """
         if self._tell and version.encodes and len(self._telling) < _TOLD_AT_ONCE:
-            self._in_background(self._anticipate(image_id, image, version, last))
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what no request waits for."""
-        task = asyncio.create_task(work)
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+            _in_background(self._anticipate(image_id, image, version, last), self._telling)
 
     async def _anticipate(self, image_id: str, image: RGB, version: Version, last: Prediction | None) -> None:
         assert self._tell is not None
@@ -227,7 +221,8 @@ class Sessions:
             taken.append(seconds)
         assert previous is not None  # there is at least one forward
         self._known.put(key, known, known.bytes)
-        self._in_background(self._tell_others(about, known))
+        if self._others is not None:
+            _in_background(_share(self._others, about, known), self._sharing)
         self._pasted.put(key, previous, previous.seen.nbytes)
         return Found(previous, known.selected), _total(taken)
 
@@ -289,12 +284,6 @@ class Sessions:
                 return len(found.clicks)
         return done
 
-    async def _tell_others(self, about: About, known: Known) -> None:
-        if self._others is not None:
-            with suppress(RayError, RayServeException, TimeoutError):
-                async with asyncio.timeout(_OTHERS_SECONDS):
-                    await self._others.tell(about, known)
-
     async def _call(self, address: str, crop: Crop) -> Answer:
         """Ask the model; a call has no effect but its answer, so it is made again where that may help.
 
@@ -331,6 +320,19 @@ class Sessions:
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return self._metrics.stage(name)
+
+
+async def _share(others: Others, about: About, known: Known) -> None:
+    with suppress(RayError, RayServeException, TimeoutError):
+        async with asyncio.timeout(_OTHERS_SECONDS):
+            await others.tell(about, known)
+
+
+def _in_background(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    """Do what no request waits for; `tasks` holds what is under way."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 def _total(taken: Sequence[Seconds]) -> Seconds:

@@ -79,18 +79,21 @@ def test_a_request_with_several_images_does_not_wait_for_itself_or_for_another_s
     run(use)
 
 
-@pytest.mark.parametrize("is_let_in", [False, True])
-def test_who_gives_up_leaves_room(is_let_in):
+@pytest.mark.parametrize("room", ["comes later", "has come", "comes at the same time"])
+def test_who_gives_up_leaves_room(room):
     async def use(requests):
         requests.begin("a", 10)
         await asyncio.sleep(0.01)
         waiting = requests.begin("b", 8)
         requests.begin("c", 2)
         await asyncio.sleep(0.01)
-        if is_let_in:  # and does not know it yet
+        if room == "comes later":
+            waiting.cancel()
+        else:
             requests._ends["a"].set()
-            await asyncio.sleep(0)
-        waiting.cancel()
+            if room == "has come":  # and b does not know it yet
+                await asyncio.sleep(0)
+            waiting.cancel()
         with suppress(asyncio.CancelledError):
             await waiting
         await requests.end("a")

@@ -193,8 +193,8 @@ def shared(url: str) -> Iterator[Row]:
             for each in requests:
                 replies.append(pool.submit(ask, each))
                 time.sleep(pause)
-            for each in replies:
-                each.result()
+            for reply in replies:
+                reply.result()
             return _forwards(url) - before
 
         quick = [{"x": 101.0 + number, "y": 200.0 + 9 * number} for number in range(5)]

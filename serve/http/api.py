@@ -40,6 +40,7 @@ from serve.wire.schemas import (
     MaskRequest,
     ObjectsReply,
     ObjectsRequest,
+    Polygon,
     Ready,
     SegmentRequest,
     Timing,
@@ -277,7 +278,7 @@ def _prior(image: RGB, body: MaskRequest, where: Where) -> Mask:
 def _reply(found: Segmentation, body: MaskRequest, start: float) -> MaskReply:
     box = found.box
     if body.crop:
-        mask = text(png(found.mask[box.slices()])) if box else ""
+        mask: RLE | str | list[Polygon] = text(png(found.mask[box.slices()])) if box else ""
     else:
         mask = encode(found.mask, body.format, body.tolerance, body.min_area)
     tokens = [

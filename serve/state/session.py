@@ -20,6 +20,7 @@ from mst.clicks import Click
 from mst.data.pixels.images import RGB, UPLOADED, decode_image, opened
 from mst.errors import CheckpointError
 from mst.predictor import Crop, Prediction, forwards_of_click, next_crop
+from mst.zoom import Box
 from serve.errors import OverloadedError, took_the_call_with_it
 from serve.inference.model import Answer, Selected, Version
 from serve.metrics import Metrics
@@ -99,7 +100,7 @@ class Sessions:
         self._settings, self._store, self._forward, self._metrics = settings, store, forward, metrics
         self._room = room
         self._images: ByteLRU[str, RGB] = ByteLRU(settings.cache_bytes)
-        self._whole: ByteLRU[tuple[str, int], Crop] = ByteLRU(settings.cache_bytes // 8)
+        self._crops: ByteLRU[tuple[str, int, Box | None], Crop] = ByteLRU(settings.cache_bytes // 8)
         self._known: ByteLRU[_Key, Known] = ByteLRU(settings.cache_bytes // 4)
         self._pasted: ByteLRU[_Key, Prediction] = ByteLRU(settings.cache_bytes)
         self._flights: Flights[_Key, tuple[Found, Seconds]] = Flights()
@@ -262,12 +263,12 @@ class Sessions:
         previous: Prediction | None,
         version: Version,
     ) -> Crop:
-        """Prepare a forward; the whole image at the network's size is kept for the next object of it."""
-        key = image_id, version.image_size
-        last = self._whole.get(key)
+        """Prepare a forward; its pixels are kept for the next click, which mostly looks at the same box."""
+        last = self._crops.get((image_id, version.image_size, previous.box if previous else None))
         crop = next_crop(image, clicks, previous, version.image_size, version.eval, last)
-        if crop.box is None and last is None:
-            self._whole.put(key, Crop(crop.image, None, (), None), crop.image.nbytes)
+        if last is None or crop.image is not last.image:
+            key = image_id, version.image_size, crop.box
+            self._crops.put(key, Crop(crop.image, None, (), crop.box), crop.image.nbytes)
         return crop
 
     async def _longest_known(self, about: About, clicks: tuple[Click, ...]) -> int:

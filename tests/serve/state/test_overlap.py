@@ -10,6 +10,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 
 from mst.clicks import Click
 from mst.config import EvalConfig
+from mst.data.pixels.images import resize
 from mst.predictor import Crop
 from serve.inference.model import Answer, Version
 from serve.metrics import Metrics
@@ -34,11 +35,13 @@ class Model:
 
     def __init__(self) -> None:
         self.forwards = 0
+        self.crops: list[Crop] = []
         self.fails: list[Exception] = []
 
     async def __call__(self, address: str, crop: Crop) -> Answer:
         """As a segmenter does."""
         self.forwards += 1
+        self.crops.append(crop)
         await asyncio.sleep(0.02)
         if self.fails:
             raise self.fails.pop()
@@ -116,6 +119,24 @@ def test_objects_of_a_large_image_that_are_clicked_in_turn_cost_one_forward_a_cl
 
     model, _ = used(tmp_path, in_turn, cache_bytes=5_000_000)
     assert model.forwards == 10 * ALONE
+
+
+def test_a_box_that_is_looked_at_again_is_not_resized_again(tmp_path):
+    image = picture(height=600, width=800)
+
+    async def use(sessions):
+        for left in (0, 9):
+            for count in range(1, 6):
+                clicks = [Click(each.row, each.col + left, True) for each in CLICKS[:count]]
+                await sessions.predict("image", image, clicks, VERSION)
+
+    model, _ = used(tmp_path, use)
+    pixels = {crop.box: crop.image for crop in model.crops}
+    assert len(pixels) < len(model.crops) == 2 * ALONE
+    assert all(crop.image is pixels[crop.box] for crop in model.crops)
+    for box, found in pixels.items():
+        seen = image[box.slices()] if box else image
+        np.testing.assert_array_equal(found, resize(seen, 56, 56))
 
 
 def replicas(tmp_path, model: Model, others: Others | None, count: int = 3) -> list[Sessions]:

@@ -35,7 +35,7 @@ from mst.checkpoint import WEIGHTS, verify
 from mst.config import Config
 from mst.data.synthetic import write_data_set
 from mst.overrides import override
-from mst.training.checkpoints import newest, opened
+from mst.training.checkpoints import newest, on_this_machine
 from pipelines.cluster import Resources, connect
 from pipelines.training.driver import Trained, train_driver
 
@@ -89,7 +89,7 @@ def digest(run: UPath) -> str:
     found = newest(run)
     assert found is not None
     assert found.is_finished
-    with opened(found.path) as folder:
+    with on_this_machine(found.path) as folder:
         return str(verify(folder)["sha256"][WEIGHTS])
 
 

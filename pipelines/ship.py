@@ -39,7 +39,7 @@ NOT_BETTER = 3
 """Exit status."""
 
 
-class Outcome(NamedTuple):
+class Verdict(NamedTuple):
     """What a comparison said."""
 
     new: dict[str, Evaluated]
@@ -57,7 +57,7 @@ def ship(
     rules: Rules,
     resources: Resources,
     changes: Mapping[str, str] | None = None,
-) -> Outcome:
+) -> Verdict:
     """Put a checkpoint where the one that ships is, if it is better; Ray must be connected.
 
     Args:
@@ -86,7 +86,7 @@ def ship(
                 decision = judge_first(offered, new, terms, rules, actors)
         if decision.is_promoted:
             copy_for_use(offered, out)
-    return Outcome(new, old, decision)
+    return Verdict(new, old, decision)
 
 
 def in_half(checkpoint: Path, out: Path, changes: Mapping[str, str] | None = None) -> None:
@@ -128,15 +128,15 @@ def main() -> None:
         keep=PROJECT / "out" / "evaluations",
         precision=arguments.precision,
     )
-    outcome = ship(
+    verdict = ship(
         arguments.checkpoint, arguments.out, terms, rules, actor_resources(arguments), given(arguments)
     )
-    for name in outcome.new:
-        models = [(str(arguments.checkpoint), outcome.new), (str(arguments.out), outcome.old)]
+    for name in verdict.new:
+        models = [(str(arguments.checkpoint), verdict.new), (str(arguments.out), verdict.old)]
         show_evaluations([replace(did[name].evaluation, subject=model) for model, did in models if did])
-    show_reasons(outcome.decision, Console(highlight=False, soft_wrap=True))
-    if not outcome.decision.is_promoted:
-        print(f"{arguments.out} was not changed: {outcome.decision.why()}")
+    show_reasons(verdict.decision, Console(highlight=False, soft_wrap=True))
+    if not verdict.decision.is_promoted:
+        print(f"{arguments.out} was not changed: {verdict.decision.why()}")
         sys.exit(NOT_BETTER)
     print(f"{arguments.out} is now {arguments.checkpoint}")
 

@@ -25,7 +25,7 @@ SUITES = ("test", "test-page", "test-clients", "test-cluster", "test-chaos", "te
 """Targets of the Makefile."""
 
 
-class Outcome(NamedTuple):
+class SuiteResult(NamedTuple):
     """How a suite went."""
 
     suite: str
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
         return self.status == 0 and self.tests > 0 and not self.failed and not self.skipped
 
 
-def run_suite(suite: str) -> Outcome:
+def run_suite(suite: str) -> SuiteResult:
     """Run a target of the Makefile, and read what pytest wrote of it."""
     with tempfile.TemporaryDirectory() as folder:
         report, start = Path(folder) / "report.xml", time.monotonic()
@@ -52,17 +52,17 @@ def run_suite(suite: str) -> Outcome:
         return outcome(suite, report.read_text() if report.exists() else "", seconds, done.returncode)
 
 
-def outcome(suite: str, report: str, seconds: float, status: int) -> Outcome:
+def outcome(suite: str, report: str, seconds: float, status: int) -> SuiteResult:
     """Read a suite's report, in JUnit's XML; an empty one is of a suite that did not come to its tests."""
     counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     for each in ElementTree.fromstring(report).iter("testsuite") if report else ():
         for name in counts:
             counts[name] += int(each.get(name, 0))
     failed = counts["failures"] + counts["errors"]
-    return Outcome(suite, counts["tests"], failed, counts["skipped"], seconds, status)
+    return SuiteResult(suite, counts["tests"], failed, counts["skipped"], seconds, status)
 
 
-def show(outcomes: Sequence[Outcome]) -> None:
+def show(outcomes: Sequence[SuiteResult]) -> None:
     """Print the table."""
     table = Table(title="all suites", box=SIMPLE_HEAD)
     for column in ("suite", "tests", "failed", "skipped", "seconds", ""):
@@ -74,7 +74,7 @@ def show(outcomes: Sequence[Outcome]) -> None:
     Console().print(table)
 
 
-def main(argv: Sequence[str] | None = None, run: Callable[[str], Outcome] = run_suite) -> None:
+def main(argv: Sequence[str] | None = None, run: Callable[[str], SuiteResult] = run_suite) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Run all suites of tests, and tell how each went.")
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)} (default: all)")

@@ -96,7 +96,7 @@ class _Seat:
             encoding: of these, what the encoding of the crop took.
         """
         if not self._is_opened:
-            self.test.opened(encoding)
+            self.test.took_to_open(encoding)
             self._is_opened = True
         self._encoding += encoding
         start = time.perf_counter()

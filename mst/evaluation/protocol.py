@@ -135,7 +135,7 @@ class ObjectUnderTest:
         self._seconds_choosing = time.perf_counter() - start
         return tuple(self._clicks)
 
-    def opened(self, seconds: float) -> None:
+    def took_to_open(self, seconds: float) -> None:
         """Take the seconds that the encoding of the whole image took."""
         self._seconds_opening = seconds
 

@@ -129,7 +129,7 @@ def adopt(run: UPath, checkpoint: UPath) -> None:
         CheckpointError: the checkpoint is damaged or gone.
         DataError: a store does not answer.
     """
-    with opened(checkpoint) as folder, _staging(run, checkpoint.name) as staged:
+    with on_this_machine(checkpoint) as folder, _staging(run, checkpoint.name) as staged:
         shutil.copytree(folder, staged, dirs_exist_ok=True)
         manifest = json.loads((staged / MANIFEST).read_bytes())
         manifest["progress"]["run_id"] = None
@@ -181,7 +181,7 @@ def best(run: UPath) -> Saved:
 
 
 @contextmanager
-def opened(checkpoint: UPath) -> Iterator[Path]:
+def on_this_machine(checkpoint: UPath) -> Iterator[Path]:
     """Give the folder of a checkpoint on this machine as long as the block runs.
 
     Raises:
@@ -226,7 +226,7 @@ def _last_whole(run: UPath, order: Callable[[Saved], tuple[float, ...]]) -> Save
     there = saved(run)
     for each in sorted(there, key=order, reverse=True):
         try:
-            with opened(each.path):
+            with on_this_machine(each.path):
                 return each
         except (CheckpointError, FileNotFoundError) as error:
             _log.warning("passed over: %s", error)

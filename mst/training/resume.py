@@ -15,7 +15,7 @@ from mst.data.sources import SampleSet, read_records, read_samples
 from mst.errors import ConfigError
 from mst.optim import learning_rate
 from mst.overrides import differences, override
-from mst.training.checkpoints import Saved, config_of_run, newest, opened
+from mst.training.checkpoints import Saved, config_of_run, newest, on_this_machine
 from mst.training.state import TrainingState, new_state
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def start(config: Config, checkpoint: UPath | None, device: torch.device) -> tup
     if checkpoint is None:
         return new_state(config, device)
     state, _ = new_state(override(config, {"train.init": None}), device)  # `init` may be gone by now
-    with opened(checkpoint) as folder:
+    with on_this_machine(checkpoint) as folder:
         state.load_state_dict(load_training_state(folder))
     return state, f"resumed after step {state.step} of {config.train.steps}"
 

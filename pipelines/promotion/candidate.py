@@ -14,7 +14,7 @@ from mst.checkpoint import CONFIG, WEIGHTS, copy_for_use, read_config, verify
 from mst.config import Config
 from mst.errors import CheckpointError
 from mst.overrides import flatten
-from mst.training.checkpoints import Saved, best, opened
+from mst.training.checkpoints import Saved, best, on_this_machine
 from pipelines.promotion.card import Facts, short, write_card
 from pipelines.promotion.comparison import Evaluated, Terms, figures
 from pipelines.promotion.rules import Decision
@@ -54,7 +54,7 @@ def candidate(uri: str, folder: UPath, scratch: Path) -> Candidate:
         raise CheckpointError(
             f"{folder}: no run of this folder in MLflow; was it trained with another server?"
         )
-    with opened(saved.path) as files:  # one that lies in S3 is fetched once
+    with on_this_machine(saved.path) as files:  # one that lies in S3 is fetched once
         copy_for_use(files, scratch / "checkpoint")
     return Candidate(folder, saved, tracked, scratch / "checkpoint", read_config(scratch / "checkpoint"))
 

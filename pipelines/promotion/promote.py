@@ -83,15 +83,15 @@ def promote(uri: str, folder: UPath, request: Request) -> tuple[Decision, Outcom
         terms = _terms(request, seen.champion, offer.config)
         if not request.seen_data:
             _check_unseen("the challenger", offer.config, terms)
-        rival = None
+        champion_files = None
         if seen.champion:
             address, place = f"models:/{REGISTERED_MODEL}/{seen.champion.version}", Path(scratch, "champion")
-            rival = _of_champion(lambda: fetch_checkpoint(uri, address, place), request)
-        if rival and not request.seen_data:
-            _check_unseen("the champion", read_config(rival), terms)
+            champion_files = _of_champion(lambda: fetch_checkpoint(uri, address, place), request)
+        if champion_files and not request.seen_data:
+            _check_unseen("the champion", read_config(champion_files), terms)
         with Actors(request.resources) as actors:
             ours = evaluate_on(offer.files, terms, actors)
-            decision = _decide(client, offer, seen.champion, rival, ours, terms, request, actors)
+            decision = _decide(client, offer, seen.champion, champion_files, ours, terms, request, actors)
         show(decision, offer, seen.champion, terms)
         if request.dry_run:
             return decision, None
@@ -109,7 +109,7 @@ def _decide(
     client: MlflowClient,
     offer: Candidate,
     champion: ModelVersion | None,
-    rival: Path | None,
+    champion_files: Path | None,
     ours: Mapping[str, Evaluated],
     terms: Terms,
     request: Request,
@@ -121,7 +121,7 @@ def _decide(
         client: of the registry.
         offer: the challenger.
         champion: None where there is none.
-        rival: the champion's files; None where there are none that can be used.
+        champion_files: the champion's files; None where there are none that can be used.
         ours: what the challenger did.
         terms: of the comparison.
         request: see `Request`.
@@ -131,13 +131,15 @@ def _decide(
         return judge_first(offer.files, ours, terms, request.rules, actors)
     if champion is None:
         return decide(records_of(ours), None, terms.max_clicks, request.rules)
-    theirs = _of_champion(lambda: evaluate_on(rival, terms, actors), request) if rival else None
-    if rival is None or theirs is None:
+    theirs = (
+        _of_champion(lambda: evaluate_on(champion_files, terms, actors), request) if champion_files else None
+    )
+    if champion_files is None or theirs is None:
         return decide(records_of(ours), {}, terms.max_clicks, request.rules)
     names = f"{offer.folder.name}, step {offer.saved.step}", f"version {champion.version}"
     notes = [*["dry run"] * request.dry_run, *([f"forced: {request.force}"] if request.force else [])]
     kept = registry_look(client, look_of(names, ours, theirs))
-    return judge(kept, (offer.files, ours), (rival, theirs), terms, request.rules, actors, *notes)
+    return judge(kept, (offer.files, ours), (champion_files, theirs), terms, request.rules, actors, *notes)
 
 
 def _check_unseen(who: str, config: Config, terms: Terms) -> None:

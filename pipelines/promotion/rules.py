@@ -150,7 +150,7 @@ def ms_per_click(records: Sequence[ObjectRecord]) -> float:
 
 
 def _figures(name: str, records: Records) -> Reason:
-    """Whether there is something to compare: a NaN would count as never reached, and its rival would win."""
+    """Whether there is something to compare: a NaN would count as never reached, and the other would win."""
     wrong = [] if records else ["there are none"]
     for data, each in records.items():
         if not each:

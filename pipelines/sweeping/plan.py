@@ -107,7 +107,7 @@ class Plan:
         """Trainings of the whole sweep."""
         return self.trials * self.seeds
 
-    def config_of(self, number: int, settings: Settings) -> Config:
+    def config_for(self, number: int, settings: Settings) -> Config:
         """Return what a trial trains: its settings, and the seed that is its turn."""
         return override(self.config, {**settings, "seed": self.config.seed + number % self.seeds})
 

@@ -54,7 +54,7 @@ def run_trial(proposal: dict[str, Any], plan: Plan, folder: UPath, parent: Track
     told = proposal[TOLD]
     name = tune.get_context().get_trial_id()
     settings = {name: value for name, value in proposal.items() if name != TOLD}
-    config, run = plan.config_of(trial_number(name), settings), folder / name
+    config, run = plan.config_for(trial_number(name), settings), folder / name
     is_population = plan.scheduler == "pbt"
     takeover: Takeover | None = None
     if given := tune.get_checkpoint():

@@ -9,7 +9,7 @@ from upath import UPath
 from mst.errors import CheckpointError, ConfigError
 from mst.evaluation.report import Evaluation
 from mst.overrides import override
-from mst.training.checkpoints import adopt, best, newest, opened
+from mst.training.checkpoints import adopt, best, newest, on_this_machine
 from pipelines.cluster import Resources
 from pipelines.evaluation.actors import Actors, Protocol
 from pipelines.evaluation.data_sets import read_data_set, seen_by
@@ -45,7 +45,7 @@ def train_on(
         board: told of the progress.
     """
     run = folder / f"{trial.name}_full"
-    config = override(plan.config_of(trial.number, trial.settings), {"train.epochs": epochs})
+    config = override(plan.config_for(trial.number, trial.settings), {"train.epochs": epochs})
     if newest(run) is None:
         if config.optim.schedule == "cosine" and epochs != plan.epochs:
             print(f"{run.name}: trained anew, as its learning rate falls over all {epochs} epochs")
@@ -111,7 +111,7 @@ def measure(
     """
     out = Path(str(folder)) / "test" / f"{trained.checkpoint.parent.name}_{trained.checkpoint.name}"
     step, found = int(trained.checkpoint.name.rpartition("_")[2]), []
-    with opened(trained.checkpoint) as files, Actors(resources) as actors:
+    with on_this_machine(trained.checkpoint) as files, Actors(resources) as actors:
         subject = read_model(f"winner={files}", files)
         for data in (read_data_set(source, None) for source in sources):
             place = out / data.folder / subject.folder

@@ -23,7 +23,7 @@ from mst.data.pixels.images import RGB
 from mst.databases import check_database, without_password
 from mst.errors import ServerError
 from mst.overrides import flatten
-from mst.training.checkpoints import Saved, opened
+from mst.training.checkpoints import Saved, on_this_machine
 from pipelines.storage import PROJECT, absolute, check_outlives_job
 from pipelines.training.provenance import LONGEST_TAG, provenance
 
@@ -61,7 +61,7 @@ class TrackedRun(NamedTuple):
         """Keep a checkpoint with the run, ready for use, and return its address."""
         path = f"{_CHECKPOINTS}/{checkpoint.name}"
         if not self.client().list_artifacts(self.run_id, path):
-            with opened(checkpoint) as folder, tempfile.TemporaryDirectory() as copied:
+            with on_this_machine(checkpoint) as folder, tempfile.TemporaryDirectory() as copied:
                 copy_for_use(folder, Path(copied))
                 self.client().log_artifacts(self.run_id, copied, path)
         return f"runs:/{self.run_id}/{path}"

@@ -165,7 +165,7 @@ class Handlers:
         """Name the model; the project's address and token, which are sent here, are not used."""
         return {"model_version": _version(await self._core.model())}
 
-    async def versions(self) -> dict[str, list[str]]:
+    async def model_versions(self) -> dict[str, list[str]]:
         """List the models to choose from: the one that is served."""
         return {"versions": [_version(await self._core.model())]}
 
@@ -254,7 +254,7 @@ def router(core: Core, settings: ServeSettings) -> APIRouter:
     routes = APIRouter(tags=["Label Studio"], route_class=route_that_says(_say), responses=IN_ITS_FORM)
     routes.add_api_route("/health", handlers.health, methods=["GET"])
     routes.add_api_route("/setup", handlers.setup, methods=["POST"])
-    routes.add_api_route("/versions", handlers.versions, methods=["GET"])
+    routes.add_api_route("/versions", handlers.model_versions, methods=["GET"])
     routes.add_api_route("/predict", handlers.predict, methods=["POST"])
     for path in ("webhook", "train", "validate", "delete", "duplicate_model", "job_status"):
         routes.add_api_route(

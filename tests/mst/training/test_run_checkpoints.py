@@ -14,7 +14,7 @@ from mst.data import files
 from mst.errors import CheckpointError, ConfigError, DataError
 from mst.overrides import override
 from mst.training import new_state
-from mst.training.checkpoints import best, newest, opened, remove_unfinished, save, saved
+from mst.training.checkpoints import best, newest, on_this_machine, remove_unfinished, save, saved
 from mst.training.resume import check_run, start
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def test_a_checkpoint_holds_all_of_the_training(run, state, config):
     written = save(run, state, config, {"val_score": 0.5})
     assert written == newest(run)
     assert (written.step, written.is_finished, written.run_id) == (4, True, "abc")
-    with opened(written.path) as folder:
+    with on_this_machine(written.path) as folder:
         assert {each.name for each in folder.iterdir()} == {WEIGHTS, CONFIG, STATE, MANIFEST}
         assert read_config(folder) == config
         assert load_training_state(folder)["best_score"] == 0.25
@@ -160,7 +160,7 @@ def test_a_store_that_is_away_for_a_while_gets_the_whole_checkpoint(remote, away
     train(run, state, config, [0.2])
     assert time.monotonic() - start_time > 1.5
     assert newest(run).step == 20
-    with opened(newest(run).path) as folder:
+    with on_this_machine(newest(run).path) as folder:
         assert load_training_state(folder)["step"] == 20
 
 

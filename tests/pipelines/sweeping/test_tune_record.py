@@ -108,7 +108,7 @@ def test_each_point_is_proposed_for_each_seed(folder, search):
         record.add(number, Result(4, metrics(0.1), 1.0))
         record.end(number)
         proposed.append(settings)
-        config = plan.config_of(number, settings)
+        config = plan.config_for(number, settings)
         assert config.seed == plan.config.seed + number % 3
         assert config.loss.alpha == settings["loss.alpha"]
     assert [proposed[3 * (number // 3)] for number in range(12)] == proposed

@@ -13,7 +13,7 @@ from upath import UPath
 from benchmarks.kills import digest, kills, show, small
 from mst.data import files
 from mst.overrides import override
-from mst.training.checkpoints import opened, saved
+from mst.training.checkpoints import on_this_machine, saved
 from pipelines.cluster import Resources, connect
 from pipelines.training.driver import train_driver
 
@@ -84,7 +84,7 @@ def test_a_store_away_for_half_a_minute_during_an_upload(cluster, remote, away, 
     def look() -> None:
         while not over.is_set():
             for each in saved(direct):
-                with opened(each.path):  # or it raises
+                with on_this_machine(each.path):  # or it raises
                     seen.append(each.step)
 
     def shut() -> None:

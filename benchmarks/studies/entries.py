@@ -97,6 +97,9 @@ def draw(clicks: Mapping[str, Sequence[float]], gmacs: Mapping[str, float], path
         [gmacs[arm] for arm in front], [clicks[arm][0] for arm in front], where="post", color="#0b4f9e", lw=1
     )
     axes.set(xscale="log", xlabel="operations of a click (GMAC)", ylabel="NoC@90, 95 % over images")
+    costs = sorted(set(gmacs.values()))
+    axes.set_xticks(costs, labels=[f"{each:.2g}" for each in costs])
+    axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)

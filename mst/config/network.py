@@ -74,7 +74,7 @@ class ModelConfig(Settings):
     detail: bool = False
     """Whether the head also sees the image at a quarter of its size (not in the paper; sharper borders)."""
     head_convs: Natural = 0
-    """Convolutions of the head at a quarter of the image's size (not in the paper; what they gain is not measured)."""
+    """Convolutions of the head at a quarter of the image's size (not in the paper; not measured yet)."""
     window: Natural = 0
     """Side in tokens of the windows that most blocks attend within (SimpleClick: 14); 0 for none."""
     global_every: Count = 6

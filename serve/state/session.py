@@ -310,14 +310,17 @@ class Sessions:
         return image
 
     async def _decode(self, data: bytes) -> RGB:
-        with opened(data, "image", self._settings.max_pixels, UPLOADED) as header:
-            pixels = header.width * header.height
-        await self._room.take(pixels)
+        await self._room.take(await asyncio.to_thread(self._pixels_of, data))
         async with self._decoders:
             with self._stage("decode"):
                 return await asyncio.to_thread(
                     decode_image, data, max_pixels=self._settings.max_pixels, formats=UPLOADED
                 )
+
+    def _pixels_of(self, data: bytes) -> int:
+        """How many pixels an image's header claims."""
+        with opened(data, "image", self._settings.max_pixels, UPLOADED) as header:
+            return int(header.width * header.height)
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return self._metrics.stage(name)

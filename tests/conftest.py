@@ -1,6 +1,7 @@
 """Small data and small models that the tests share."""
 
 import asyncio
+import faulthandler
 import io
 import os
 import random
@@ -55,6 +56,22 @@ pytest_plugins = ["tests.stores"]
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"))
 torch.set_num_threads(THREADS)
+
+
+CRASHES = pytest.StashKey[Any]()
+"""What the process has as standard error when no test's output is captured."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the way to the terminal: pytest captures nothing yet."""
+    config.stash[CRASHES] = os.fdopen(os.dup(2), "w")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have a crash print its stack: Ray takes the signals over, and prints into captured output."""
+    faulthandler.disable()
+    faulthandler.enable(file=item.config.stash[CRASHES])
 
 
 @pytest.hookimpl(optionalhook=True)

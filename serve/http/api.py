@@ -151,7 +151,7 @@ class Handlers:
             await asyncio.to_thread(_prior, stored.pixels, body, where) if body.prior is not None else None
         )
         box = Box(body.box[1], body.box[0], body.box[3], body.box[2]) if body.box else None
-        options = Options(body.threshold, box, prior, alias, body.tokens)
+        options = Options(body.threshold, box, prior, alias, body.tokens, body.first_look)
         found = await self._core.segment(stored, clicks, options)
         with self._core.metrics.stage("encode"):
             return await asyncio.to_thread(_reply, found, body, start)
@@ -292,6 +292,7 @@ def _reply(found: Segmentation, body: MaskRequest, start: float) -> MaskReply:
         box=_corners(box) if box else None,
         score=found.score,
         model=found.model,
+        is_final=found.is_final,
         probabilities=text(probability_png(found.prediction.probabilities)) if body.probabilities else None,
         tokens=tokens if body.tokens else None,
         timing_ms=Timing(

@@ -28,6 +28,7 @@ from serve.inference.versions import Describe, Versions
 from serve.memory import give_back
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
+from serve.state.images import Images
 from serve.state.known import start_of
 from serve.state.room import Room
 from serve.state.session import Anticipate, Forward, Progress, Sessions
@@ -59,6 +60,8 @@ class Options:
     """Which registered model answers; None for the one that is served."""
     tokens: bool = False
     """Whether the answer says which tokens guided the last click."""
+    first_look: bool = False
+    """Whether the first look at the last click is enough, where the model takes a closer one too."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class Segmentation:
     """Waiting for the model, and its forwards; 0 where the prediction was known already."""
     forward_seconds: float = 0.0
     """The forwards alone."""
+    is_final: bool = True
+    """Whether it is the answer; false for a first look, where the model takes a closer one too."""
 
 
 class Core:
@@ -131,7 +136,8 @@ class Core:
     ) -> None:
         store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
         self.room = Room(settings.pixels_in_hand)
-        self._sessions = Sessions(settings, store, forward, metrics, self.room, anticipate, others)
+        self._images = Images(settings, store, metrics, self.room)
+        self._sessions = Sessions(settings, forward, metrics, anticipate, others)
         self._versions = Versions(settings, first, describe)
         self._deadline = settings.deadline_seconds
         self.metrics = metrics
@@ -144,7 +150,7 @@ class Core:
             ImageError: the bytes are no image, or a broken one.
         """
         async with self._in_time():
-            image_id, pixels = await self._sessions.add_image(data)
+            image_id, pixels = await self._images.add(data)
         if (version := self._versions.served) is not None:
             self._sessions.anticipate(image_id, pixels, version)
         return StoredImage(image_id, pixels)
@@ -156,7 +162,7 @@ class Core:
             UnknownImageError: there is none of this id.
         """
         async with self._in_time():
-            pixels = await self._sessions.image(image_id)
+            pixels = await self._images.get(image_id)
         if pixels is None:
             raise UnknownImageError(f"no image '{image_id[:80]}'; store it with POST /v1/images")
         return StoredImage(image_id, pixels)
@@ -227,10 +233,11 @@ class Core:
         version = await self._versions.of(options.alias)
         start = start_of(options.prior, options.box, height, width)
         found, seconds = await self._sessions.predict(
-            image.image_id, image.pixels, clicks, version, start, progress
+            image.image_id, image.pixels, clicks, version, start, progress, first_look=options.first_look
         )
         prediction = found.prediction
-        self._sessions.anticipate(image.image_id, image.pixels, version, prediction)
+        if found.is_final:
+            self._sessions.anticipate(image.image_id, image.pixels, version, prediction)
         threshold = version.eval.threshold if options.threshold is None else options.threshold
         with self.metrics.stage("score"):
             mask, extent, score = await asyncio.to_thread(_seen_at, prediction, threshold)
@@ -246,6 +253,7 @@ class Core:
             tokens=tuple(_tokens(each, seen, version.image_size) for each in chosen),
             model_seconds=seconds.model,
             forward_seconds=seconds.forward,
+            is_final=found.is_final,
         )
 
     async def keep(self) -> None:
@@ -258,7 +266,7 @@ class Core:
             await asyncio.sleep(_TIDY_SECONDS)
             await asyncio.to_thread(give_back)
             try:
-                await asyncio.to_thread(self._sessions.sweep, _SWEEP_SECONDS)
+                await asyncio.to_thread(self._images.sweep, _SWEEP_SECONDS)
             except (OSError, OverloadedError):  # the store is away; it is swept when it is back
                 self.metrics.failed_sweep()
 

@@ -1,11 +1,10 @@
 """From an image and a list of clicks to a prediction, by way of the segmenter.
 
-Nothing here is needed to answer a request but the request itself: an image that is no longer in memory is
-read again, and a prediction that is not known any more is replayed click by click, with the same result.
+Nothing here is needed to answer a request but the request itself: a prediction that is not known any more is
+replayed click by click, with the same result.
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -17,7 +16,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from mst.clicks import Click
-from mst.data.pixels.images import RGB, UPLOADED, decode_image, opened
+from mst.data.pixels.images import RGB
 from mst.errors import CheckpointError
 from mst.predictor import Crop, Prediction, forwards_of_click, next_crop
 from mst.zoom import Box
@@ -29,9 +28,7 @@ from serve.state.cache import ByteLRU
 from serve.state.flights import Flights
 from serve.state.known import NOTHING, About, Known, Start
 from serve.state.load import Load
-from serve.state.room import Room
 from serve.state.shared import Others
-from serve.state.store import ImageStore
 
 Forward = Callable[[str, Crop], Awaitable[Answer]]
 """Asks a version, by its address, for what it says of a crop."""
@@ -42,7 +39,6 @@ Anticipate = Callable[[str, RGB], Awaitable[None]]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries of a call whose replica died
 _TOLD_AT_ONCE = 4  # crops that the model is being told of
 _OTHERS_SECONDS = 0.5  # that a click waits at most for what other replicas know
-_DECODERS = 4  # images that are decoded at once: it is memory that they compete for
 
 
 class Found(NamedTuple):
@@ -50,6 +46,15 @@ class Found(NamedTuple):
 
     prediction: Prediction
     selected: tuple[Selected, ...]
+    is_final: bool
+    """Whether all looks at the last click are done; a first look is the first of two."""
+
+
+class Looked(NamedTuple):
+    """What one forward found."""
+
+    known: Known
+    prediction: Prediction
 
 
 class Seconds(NamedTuple):
@@ -75,14 +80,12 @@ _Key = tuple[About, tuple[Click, ...]]
 
 
 class Sessions:
-    """Images and predictions of one HTTP replica.
+    """Predictions of one HTTP replica.
 
     Args:
         settings: of the server.
-        store: of all replicas.
         forward: calls the model.
         metrics: what is counted and timed.
-        room: for the images of all requests.
         anticipate: tells the model what comes; None where it need not know.
         others: HTTP replicas; None where there are none.
     """
@@ -90,55 +93,22 @@ class Sessions:
     def __init__(
         self,
         settings: ServeSettings,
-        store: ImageStore,
         forward: Forward,
         metrics: Metrics,
-        room: Room,
         anticipate: Anticipate | None = None,
         others: Others | None = None,
     ) -> None:
-        self._settings, self._store, self._forward, self._metrics = settings, store, forward, metrics
-        self._room = room
-        self._images: ByteLRU[str, RGB] = ByteLRU(settings.cache_bytes)
+        self._forward, self._metrics = forward, metrics
         self._crops: ByteLRU[tuple[str, int, Box | None], Crop] = ByteLRU(settings.cache_bytes // 8)
         self._known: ByteLRU[_Key, Known] = ByteLRU(settings.cache_bytes // 4)
         self._pasted: ByteLRU[_Key, Prediction] = ByteLRU(settings.cache_bytes)
+        self._first_looks: ByteLRU[_Key, Known] = ByteLRU(settings.cache_bytes // 16)
         self._flights: Flights[_Key, tuple[Found, Seconds]] = Flights()
+        self._looks: Flights[_Key, tuple[Looked, Seconds]] = Flights()
         self._tell, self._telling = anticipate, set[asyncio.Task[None]]()
         self._others, self._sharing = others, set[asyncio.Task[None]]()
         self._load = Load(settings.queue_seconds, settings.max_batch)
         metrics.watch_queue(lambda: self._load.calls)
-        self._decoders = asyncio.Semaphore(_DECODERS)
-
-    async def add_image(self, data: bytes) -> tuple[str, RGB]:
-        """Decode and store an image.
-
-        Returns:
-            Its id and pixels.
-
-        Raises:
-            ImageTooLargeError: more pixels than the settings allow.
-            ImageError: the bytes are no image, or a broken one.
-        """
-        image_id = hashlib.sha256(data).hexdigest()
-        image = await self._from_memory(image_id)
-        if image is None:
-            image = await self._decode(data)
-        await asyncio.to_thread(self._store.put, data)
-        self._images.put(image_id, image, image.nbytes)
-        return image_id, image
-
-    async def image(self, image_id: str) -> RGB | None:
-        """Return an image's pixels; None where it was never stored."""
-        image = await self._from_memory(image_id)
-        self._metrics.cache("image", image is not None)
-        if image is None:
-            data = await asyncio.to_thread(self._store.get, image_id)
-            if data is None:
-                return None
-            image = await self._decode(data)
-            self._images.put(image_id, image, image.nbytes)
-        return image
 
     async def predict(
         self,
@@ -148,6 +118,8 @@ class Sessions:
         version: Version,
         start: Start = NOTHING,
         progress: Progress | None = None,
+        *,
+        first_look: bool = False,
     ) -> tuple[Found, Seconds]:
         """Predict the object that the clicks mean, from the longest prefix of them that is known.
 
@@ -160,25 +132,27 @@ class Sessions:
             version: of the model.
             start: what came before them.
             progress: told of each click that is done.
+            first_look: whether what the first forward of the last click says is enough where it takes more.
 
         Returns:
-            The prediction, and what the model took.
+            What was found, and what the model took.
         """
         taken: list[Seconds] = []
         about = image_id, f"{version.address} {version.info.digest}", start.key
         given = (*start.clicks, *clicks)
         done = await self._longest_known(about, given)
         self._metrics.cache("prediction", done == len(given))
-        found, progress = Found(start.prediction, ()) if start.prediction else None, progress or Progress()
+        found, progress = None, progress or Progress()
+        if start.prediction is not None:
+            found = Found(start.prediction, (), is_final=True)
         for number in range(max(done, len(start.clicks), 1), len(given) + 1):
             key = about, given[:number]
             if (known := self._known.get(key)) is not None:
                 found = await self._paste(key, known, image)
             else:
                 previous = found.prediction if found else None
-                found, seconds = await self._flights.join(
-                    key, partial(self._predict_click, key, image, previous, version)
-                )
+                is_enough = first_look and number == len(given)
+                found, seconds = await self._new_click(key, image, previous, version, is_enough)
                 taken.append(seconds)
             progress.clicks = number - len(start.clicks)
         assert found is not None  # there is at least one click
@@ -205,46 +179,47 @@ class Sessions:
             with suppress(RayError, RayServeException, CheckpointError):
                 await self._tell(version.address, crop.image)
 
-    def sweep(self, seconds: float) -> None:
-        """Delete what the store keeps no longer, unless a replica has done so within so many seconds."""
-        if self._store.is_to_be_swept(seconds):
-            self._store.sweep()
+    async def _new_click(
+        self, key: _Key, image: RGB, previous: Prediction | None, version: Version, first_look: bool
+    ) -> tuple[Found, Seconds]:
+        """Predict the last of the clicks, together with whoever asks for the same."""
+        if first_look and forwards_of_click(previous, version.eval) > 1:
+            looked, seconds = await self._first_look(key, image, previous, version)
+            return Found(looked.prediction, looked.known.selected, is_final=False), seconds
+        return await self._flights.join(key, partial(self._predict_click, key, image, previous, version))
 
     async def _predict_click(
         self, key: _Key, image: RGB, previous: Prediction | None, version: Version
     ) -> tuple[Found, Seconds]:
         """Run the forwards of the last of the clicks, and keep what comes of them."""
-        (about, clicks), taken = key, []
-        for _ in range(forwards_of_click(previous, version.eval)):
-            known, seconds = await self._forward_once(about[0], image, clicks, previous, version)
-            with self._stage("paste"):
-                previous = await asyncio.to_thread(known.paste, _shape(image))
+        forwards = forwards_of_click(previous, version.eval)
+        looked, seconds = await self._first_look(key, image, previous, version)
+        taken = [seconds]
+        for _ in range(1, forwards):
+            looked, seconds = await self._look(key, image, looked.prediction, version)
             taken.append(seconds)
-        assert previous is not None  # there is at least one forward
+        known, prediction = looked
         self._known.put(key, known, known.bytes)
         if self._others is not None:
-            _in_background(_share(self._others, about, known), self._sharing)
-        self._pasted.put(key, previous, previous.seen.nbytes)
-        return Found(previous, known.selected), _total(taken)
+            _in_background(_share(self._others, key[0], known), self._sharing)
+        self._pasted.put(key, prediction, prediction.seen.nbytes)
+        return Found(prediction, known.selected, is_final=True), _total(taken)
 
-    async def _paste(self, key: _Key, known: Known, image: RGB) -> Found:
-        """Return a prediction that is known, made anew where there was no room for it."""
-        prediction = self._pasted.get(key)
-        if prediction is None:
-            with self._stage("paste"):
-                prediction = await asyncio.to_thread(known.paste, _shape(image))
-            self._pasted.put(key, prediction, prediction.seen.nbytes)
-        return Found(prediction, known.selected)
+    async def _first_look(
+        self, key: _Key, image: RGB, previous: Prediction | None, version: Version
+    ) -> tuple[Looked, Seconds]:
+        """Run the first forward of the last of the clicks, once for all who ask."""
+        if (known := self._first_looks.get(key)) is not None:
+            return await self._pasted_look(known, image), Seconds(0, 0)
+        looked, seconds = await self._looks.join(key, partial(self._look, key, image, previous, version))
+        self._first_looks.put(key, looked.known, looked.known.bytes)
+        return looked, seconds
 
-    async def _forward_once(
-        self,
-        image_id: str,
-        image: RGB,
-        clicks: tuple[Click, ...],
-        previous: Prediction | None,
-        version: Version,
-    ) -> tuple[Known, Seconds]:
+    async def _look(
+        self, key: _Key, image: RGB, previous: Prediction | None, version: Version
+    ) -> tuple[Looked, Seconds]:
         """Run one forward for the last of the clicks."""
+        (image_id, *_), clicks = key
         with self._stage("prepare"):
             crop = await asyncio.to_thread(self._next_crop, image_id, image, clicks, previous, version)
         began = time.perf_counter()
@@ -253,7 +228,19 @@ class Sessions:
         waited = time.perf_counter() - began
         self._metrics.forward(answer.batch, answer.seconds)
         known = Known(clicks, crop.box, crop.side, answer.logits, answer.selected)
-        return known, Seconds(waited, answer.seconds)
+        return await self._pasted_look(known, image), Seconds(waited, answer.seconds)
+
+    async def _pasted_look(self, known: Known, image: RGB) -> Looked:
+        with self._stage("paste"):
+            return Looked(known, await asyncio.to_thread(known.paste, _shape(image)))
+
+    async def _paste(self, key: _Key, known: Known, image: RGB) -> Found:
+        """Return a prediction that is known, made anew where there was no room for it."""
+        prediction = self._pasted.get(key)
+        if prediction is None:
+            prediction = (await self._pasted_look(known, image)).prediction
+            self._pasted.put(key, prediction, prediction.seen.nbytes)
+        return Found(prediction, known.selected, is_final=True)
 
     def _next_crop(
         self,
@@ -303,24 +290,6 @@ class Sessions:
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except (BackPressureError, DeploymentUnavailableError) as error:
                 raise OverloadedError("the model has more to do than it can") from error
-
-    async def _from_memory(self, image_id: str) -> RGB | None:
-        if (image := self._images.get(image_id)) is not None:
-            await self._room.take(image.shape[0] * image.shape[1])
-        return image
-
-    async def _decode(self, data: bytes) -> RGB:
-        await self._room.take(await asyncio.to_thread(self._pixels_of, data))
-        async with self._decoders:
-            with self._stage("decode"):
-                return await asyncio.to_thread(
-                    decode_image, data, max_pixels=self._settings.max_pixels, formats=UPLOADED
-                )
-
-    def _pixels_of(self, data: bytes) -> int:
-        """How many pixels an image's header claims."""
-        with opened(data, "image", self._settings.max_pixels, UPLOADED) as header:
-            return int(header.width * header.height)
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return self._metrics.stage(name)

@@ -145,11 +145,11 @@ export class Editor {
     const [prompt, imageId] = [state.promptOf(object), this.imageId];
     if (this.answers.has(prompt) || this.waiting.has(prompt)) return;
     this.waiting.add(prompt);
+    if (state.isNew(object)) this.glance(object);
     try {
-      const answer = await this.asked(imageId, object);
-      const tinted = masks.coloured(await masks.decoded(answer.mask), object.colour);
+      const answer = await this.tinted(await this.asked(imageId, object), object);
       if (imageId !== this.imageId) return;
-      this.answers.set(prompt, { ...answer, png: answer.mask, tinted });
+      this.answers.set(prompt, answer);
       this.forget();
     } catch (error) {
       if (imageId !== this.imageId) return;
@@ -161,6 +161,23 @@ export class Editor {
     this.waiting.delete(prompt);
     this.report();
     this.draw();
+  }
+
+  // Shows what a first look finds while the answer is awaited; whatever is wrong, the answer's call says it.
+  async glance(object) {
+    const [prompt, imageId] = [state.promptOf(object), this.imageId];
+    const reply = await this.server.mask(imageId, object, true).catch(() => null);
+    if (!reply || reply.is_final) return;
+    const look = await this.tinted(reply, object);
+    if (imageId !== this.imageId || !this.waiting.has(prompt)) return;
+    this.shown.set(object.id, look);
+    this.report();
+    this.draw();
+  }
+
+  async tinted(answer, object) {
+    const tinted = masks.coloured(await masks.decoded(answer.mask), object.colour);
+    return { ...answer, png: answer.mask, tinted };
   }
 
   // What is not on the screen goes first; a mask takes four bytes for each pixel.
@@ -269,7 +286,7 @@ export class Editor {
       const hint = active.clicks.length ? "left-click on the object first" : "click on an object, or drag a box around it";
       say(active.prior ? "click where the mask is wrong" : hint);
     } else if (!answer) {
-      say("segmenting …", "busy");
+      say(this.shown.get(active.id)?.is_final === false ? "looking closer …" : "segmenting …", "busy");
     } else {
       const count = active.clicks.length === 1 ? "1 click" : `${active.clicks.length} clicks`;
       const said = [active.prior && "a mask", active.box && "a box", active.clicks.length && count];

@@ -26,10 +26,11 @@ export class Server {
     return this.call("v1/images", { body: file });
   }
 
-  // Answers {mask, score, model, timing_ms, tokens} and the milliseconds that it took from here.
-  async mask(imageId, object) {
+  // Answers {mask, score, model, timing_ms, tokens, is_final} and the milliseconds that it took from here.
+  // firstLook: whether the first look is enough, where the model takes a closer one too.
+  async mask(imageId, object, firstLook = false) {
     const { clicks, box, prior } = object;
-    const request = { clicks, box, prior: prior?.png ?? null, format: "png", tokens: true };
+    const request = { clicks, box, prior: prior?.png ?? null, format: "png", tokens: true, first_look: firstLook };
     const headers = { "Content-Type": "application/json" };
     const start = performance.now();
     const reply = await this.call(`v1/images/${imageId}/mask`, { headers, body: JSON.stringify(request) });

@@ -20,6 +20,9 @@ export const isUntouched = (object) => !object.clicks.length && !object.box && !
 export const isAnswerable = (object) =>
   Boolean(object.box || (object.prior && object.clicks.length) || object.clicks.some((each) => each.is_positive));
 
+// Whether nothing is known of an object yet: the model may look at it twice.
+export const isNew = (object) => object.clicks.length + Boolean(object.box) === 1;
+
 // What an object's mask depends on, beside the image.
 export const promptOf = ({ id, clicks, box, prior }) => JSON.stringify([id, clicks, box, prior?.id]);
 

@@ -65,6 +65,9 @@ class MaskRequest(_Schema):
     """Whether the reply has the probabilities, as a PNG."""
     tokens: bool = False
     """Whether the reply has the tokens that guided the last click."""
+    first_look: bool = False
+    """Whether the first look at the last click is enough, where the model takes a closer one too. The same
+    request without it, sent right after or at once, has the answer: they share their work."""
 
     @model_validator(mode="after")
     def _only_pictures_are_cropped(self) -> Self:
@@ -126,6 +129,8 @@ class MaskReply(_Schema):
     """The IoU that the mask would have, were the model's probabilities right: 0 .. 1."""
     model: ModelInfo
     timing_ms: Timing
+    is_final: bool = True
+    """False for a first look, where the model takes a closer one too: `first_look` of the request."""
     probabilities: str | None = None
     """A grey PNG in base64, 255 times each pixel's probability."""
     tokens: list[TokensOut] | None = None

@@ -2,6 +2,7 @@
 
 import base64
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -36,25 +37,49 @@ def decoded(reply) -> np.ndarray:
     return coco_mask.decode(reply["mask"]).astype(bool)
 
 
-def test_a_model_is_clicked_on_as_its_settings_say(checkpoint, tmp_path):
+@pytest.fixture
+def patient(checkpoint, tmp_path) -> tuple[MST, EvalConfig, ServeSettings]:
+    """A model that looks several times at a click, its settings, and those of a server of it."""
     config = override(
         load_model(checkpoint)[1],
         {"model.patch_sizes": "4", "eval.zoom_first": True, "eval.zoom_sides": (24,), "eval.cascade": 1},
     )
     torch.manual_seed(0)
-    model, patient = MST(config.model), config.eval
+    model = MST(config.model)
     with torch.no_grad():
         model.head.conv_seg.weight.mul_(50)  # so that its masks have many parts, which small changes change
     save_checkpoint(tmp_path / "patient", model.state_dict(), config)
     settings = ServeSettings(
         model=str(tmp_path / "patient"), image_store=str(tmp_path / "images"), precision="fp32"
     )
+    return model, config.eval, settings
+
+
+def test_a_model_is_clicked_on_as_its_settings_say(patient):
+    model, config, settings = patient
     clicks = [Click(20, 30, True), Click(50, 100, True)]
     with listening(local_api(settings)) as url, Client(url) as client:
         for number in (2, 1):
-            expected = Predictor(model, patient).open(picture())(clicks[:number])
+            expected = Predictor(model, config).open(picture())(clicks[:number])
             np.testing.assert_array_equal(client.segment(picture(), clicks[:number]).mask, expected)
             assert (expected != Predictor(model, EvalConfig()).open(picture())(clicks[:number])).any()
+
+
+def test_a_first_look_is_the_models_first_forward_and_says_that_more_comes(patient):
+    model, config, settings = patient
+    once = config.model_copy(update={"zoom_first": False, "cascade": 0})
+    with listening(local_api(settings)) as url, httpx.Client(base_url=url, timeout=60) as http:
+        image_id = http.post("/v1/images", content=png(picture())).json()["image_id"]
+        replies = [
+            http.post(
+                f"/v1/images/{image_id}/mask", json={"clicks": CLICKS[:1], "first_look": first_look}
+            ).json()
+            for first_look in (True, False, True)
+        ]
+    assert [each["is_final"] for each in replies] == [False, True, True]
+    for reply, settings in zip(replies, (once, config, config), strict=True):
+        expected = Predictor(model, settings).open(picture())([Click(20, 30, True)])
+        np.testing.assert_array_equal(decoded(reply), expected)
 
 
 def test_a_prior_mask_is_corrected_as_by_the_library(http, mask_url, predictor):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,10 +17,8 @@ from serve.inference.model import Answer, Version
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
 from serve.state import session
-from serve.state.room import Room
 from serve.state.session import Sessions
 from serve.state.shared import Others, Shared
-from serve.state.store import open_store
 from serve.wire.models import ModelInfo
 from tests.conftest import picture
 
@@ -50,11 +49,10 @@ class Model:
         return Answer(logits, (), 1, 0.02)
 
 
-def used(tmp_path, use: Callable, **settings: int) -> tuple[Model, object]:
+def used(use: Callable, **settings: int) -> tuple[Model, object]:
     """Use the sessions of a replica."""
     model = Model()
-    store = open_store(str(tmp_path), 60, 10**9)
-    sessions = Sessions(ServeSettings(**settings), store, model, Metrics("local"), Room(10**9))
+    sessions = Sessions(ServeSettings(**settings), model, Metrics("local"))
     return model, asyncio.run(use(sessions))
 
 
@@ -66,7 +64,7 @@ async def alone(sessions):
     return [(await each)[0].prediction for each in masks_of(sessions, picture(), *range(1, 6))]
 
 
-def test_quick_clicks_cost_what_slow_ones_cost(tmp_path):
+def test_quick_clicks_cost_what_slow_ones_cost():
     async def quickly(sessions):
         tasks = []
         for each in masks_of(sessions, picture(), *range(1, 6)):
@@ -74,20 +72,49 @@ def test_quick_clicks_cost_what_slow_ones_cost(tmp_path):
             await asyncio.sleep(0.005)
         return [(await each)[0].prediction for each in tasks]
 
-    (quick, found), (slow, expected) = used(tmp_path / "a", quickly), used(tmp_path / "b", alone)
+    (quick, found), (slow, expected) = used(quickly), used(alone)
     assert (quick.forwards, slow.forwards) == (ALONE, ALONE)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
 
 
-def test_equal_requests_at_the_same_time_are_one(tmp_path):
+def test_equal_requests_at_the_same_time_are_one():
     async def at_once(sessions):
         return await asyncio.gather(*masks_of(sessions, picture(), 1, 1, 1))
 
-    assert used(tmp_path, at_once)[0].forwards == 2
+    assert used(at_once)[0].forwards == 2
 
 
-def test_who_gives_up_leaves_the_others_their_forward_and_the_last_one_ends_it(tmp_path):
+def test_a_first_look_costs_nothing_beside_the_answer_in_whatever_order_they_are_asked_for():
+    async def use(sessions, in_order):
+        async def ask(first_look):
+            found, _ = await sessions.predict("image", picture(), CLICKS[:1], VERSION, first_look=first_look)
+            return found
+
+        if in_order:
+            return [await ask(first_look) for first_look in (True, False, True)]
+        return await asyncio.gather(*map(ask, (True, False, True)))
+
+    (one, in_turn), (other, at_once) = (used(partial(use, in_order=each)) for each in (True, False))
+    assert one.forwards == other.forwards == 2
+    assert [each.is_final for each in in_turn] == [False, True, True]  # what is known already is the answer
+    assert [each.is_final for each in at_once] == [False, True, False]
+    for first, answer, _ in (in_turn, at_once):
+        assert first.prediction.box is None
+        assert answer.prediction.box is not None  # the closer look's
+
+
+def test_a_first_look_at_what_is_looked_at_once_is_the_answer():
+    async def use(sessions):
+        found, _ = await sessions.predict("image", picture(), CLICKS[:2], VERSION, first_look=True)
+        return found
+
+    model, found = used(use)
+    assert found.is_final
+    assert model.forwards == 3
+
+
+def test_who_gives_up_leaves_the_others_their_forward_and_the_last_one_ends_it():
     async def use(sessions):
         first, second = (asyncio.create_task(each) for each in masks_of(sessions, picture(), 5, 5))
         await asyncio.sleep(0.03)
@@ -102,12 +129,12 @@ def test_who_gives_up_leaves_the_others_their_forward_and_the_last_one_ends_it(t
         await asyncio.sleep(0.2)
         return kept
 
-    model, kept = used(tmp_path, use)
+    model, kept = used(use)
     assert len(kept.clicks) == len(CLICKS)
     assert ALONE < model.forwards <= ALONE + 3  # of the other image two looks had begun
 
 
-def test_objects_of_a_large_image_that_are_clicked_in_turn_cost_one_forward_a_click(tmp_path):
+def test_objects_of_a_large_image_that_are_clicked_in_turn_cost_one_forward_a_click():
     """Their predictions have 1.9 MB each and do not fit beside one another; what the model said does."""
     image = picture(height=600, width=800)
 
@@ -117,11 +144,11 @@ def test_objects_of_a_large_image_that_are_clicked_in_turn_cost_one_forward_a_cl
                 clicks = [Click(each.row, each.col + 9 * left, True) for each in CLICKS[:count]]
                 await sessions.predict("image", image, clicks, VERSION)
 
-    model, _ = used(tmp_path, in_turn, cache_bytes=5_000_000)
+    model, _ = used(in_turn, cache_bytes=5_000_000)
     assert model.forwards == 10 * ALONE
 
 
-def test_a_box_that_is_looked_at_again_is_not_resized_again(tmp_path):
+def test_a_box_that_is_looked_at_again_is_not_resized_again():
     image = picture(height=600, width=800)
 
     async def use(sessions):
@@ -130,7 +157,7 @@ def test_a_box_that_is_looked_at_again_is_not_resized_again(tmp_path):
                 clicks = [Click(each.row, each.col + left, True) for each in CLICKS[:count]]
                 await sessions.predict("image", image, clicks, VERSION)
 
-    model, _ = used(tmp_path, use)
+    model, _ = used(use)
     pixels = {crop.box: crop.image for crop in model.crops}
     assert len(pixels) < len(model.crops) == 2 * ALONE
     assert all(crop.image is pixels[crop.box] for crop in model.crops)
@@ -139,19 +166,15 @@ def test_a_box_that_is_looked_at_again_is_not_resized_again(tmp_path):
         np.testing.assert_array_equal(found, resize(seen, 56, 56))
 
 
-def replicas(tmp_path, model: Model, others: Others | None, count: int = 3) -> list[Sessions]:
+def replicas(model: Model, others: Others | None, count: int = 3) -> list[Sessions]:
     """Several HTTP replicas of one server."""
-    store = open_store(str(tmp_path), 60, 10**9)
-    return [
-        Sessions(ServeSettings(), store, model, Metrics("local"), Room(10**9), None, others)
-        for _ in range(count)
-    ]
+    return [Sessions(ServeSettings(), model, Metrics("local"), None, others) for _ in range(count)]
 
 
-def test_clicks_that_go_to_any_replica_cost_what_they_cost_in_one(tmp_path):
+def test_clicks_that_go_to_any_replica_cost_what_they_cost_in_one():
     async def use(model):
         shared, found = Shared(10**8), []
-        sessions = replicas(tmp_path / "many", model, Others(shared.find, shared.tell))
+        sessions = replicas(model, Others(shared.find, shared.tell))
         for number in range(5):
             (click,) = masks_of(sessions[number % 3], picture(), number + 1)
             found.append((await click)[0].prediction)
@@ -162,14 +185,14 @@ def test_clicks_that_go_to_any_replica_cost_what_they_cost_in_one(tmp_path):
     model = Model()
     *found, again = asyncio.run(use(model))
     assert model.forwards == ALONE
-    _, expected = used(tmp_path / "one", alone)
+    _, expected = used(alone)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
     np.testing.assert_array_equal(again.probabilities, expected[-1].probabilities)
 
 
 @pytest.mark.parametrize("is_away", [True, False])
-def test_a_click_does_without_the_others_where_they_do_not_answer(tmp_path, monkeypatch, is_away):
+def test_a_click_does_without_the_others_where_they_do_not_answer(monkeypatch, is_away):
     monkeypatch.setattr(session, "_OTHERS_SECONDS", 0.05)
 
     async def nobody(*_):
@@ -178,7 +201,7 @@ def test_a_click_does_without_the_others_where_they_do_not_answer(tmp_path, monk
         await asyncio.sleep(60)
 
     async def use(model):
-        return await alone(replicas(tmp_path, model, Others(nobody, nobody), 1)[0])
+        return await alone(replicas(model, Others(nobody, nobody), 1)[0])
 
     model = Model()
     assert [len(each.clicks) for each in asyncio.run(use(model))] == [1, 2, 3, 4, 5]
@@ -198,12 +221,12 @@ def gone() -> list[Exception]:
 
 
 @pytest.mark.parametrize("error", gone(), ids=lambda each: type(each).__name__)
-def test_however_a_replica_goes_its_call_is_made_again(error, tmp_path):
+def test_however_a_replica_goes_its_call_is_made_again(error):
     async def use(sessions):
         sessions._forward.fails = [error]
         return await alone(sessions)
 
-    model, found = used(tmp_path, use)
+    model, found = used(use)
     assert model.forwards == ALONE + 1
     assert len(found) == len(CLICKS)
 
@@ -212,10 +235,10 @@ def test_replicas_that_are_killed_for_memory_are_among_those_that_go():
     assert {OutOfMemoryError, RayActorError} <= {type(each) for each in gone()}
 
 
-def test_a_call_that_fails_by_itself_is_not_made_again(tmp_path):
+def test_a_call_that_fails_by_itself_is_not_made_again():
     async def use(sessions):
         sessions._forward.fails = [RayTaskError("predict", "traceback", ValueError("wrong"))]
         with pytest.raises(RayTaskError):
             await alone(sessions)
 
-    assert used(tmp_path, use)[0].forwards == 1
+    assert used(use)[0].forwards == 1

@@ -117,7 +117,7 @@ def main() -> None:
     )
     storage, slash, name = arguments.run.rstrip("/").rpartition("/")
     decision, outcome = promote(uri, run_folder(storage or slash or ".", name), request)
-    _tell(decision, outcome)
+    tell(decision, outcome)
 
 
 def _without_a_run(client: MlflowClient, arguments: argparse.Namespace) -> None:
@@ -127,7 +127,8 @@ def _without_a_run(client: MlflowClient, arguments: argparse.Namespace) -> None:
         _announce(roll_back(client, arguments.rollback, arguments.version))
 
 
-def _tell(decision: Decision, outcome: Outcome | None) -> None:
+def tell(decision: Decision, outcome: Outcome | None) -> None:
+    """Print what became of an offer; end the command where it was not promoted."""
     if outcome:
         _announce(outcome)
     elif decision.is_promoted:

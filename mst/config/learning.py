@@ -47,6 +47,9 @@ class OptimConfig(Settings):
     """Largest norm of the gradient; 0 does not clip."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the running average of weights that is validated and saved; 0 keeps the weights themselves."""
+    anchor: Probability = 0.0
+    """Share of the weights that the training began with in those that are validated and saved. What the first
+    ones knew is forgotten less (WiSE-FT, arXiv:2109.01903)."""
 
 
 class TrainConfig(Settings):

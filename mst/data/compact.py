@@ -78,7 +78,7 @@ def compact(
     staged = out.with_name(f"{out.name}.part")
     shutil.rmtree(staged, ignore_errors=True)
     about = {"sources": [{"source": each} for each in (hold_out, *sources)], "rules": RULES}
-    work = partial(_write, root=root, out=UPath(staged), side=side, quality=quality)
+    work = partial(write_small, root=root, out=UPath(staged), side=side, quality=quality)
     counts: dict[str, int] = {}
     try:
         with ProcessPoolExecutor(processes) as pool:
@@ -116,8 +116,20 @@ def _with_objects(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
     return (each for each in records if each.objects)
 
 
-def _write(record: ImageRecord, root: UPath, out: UPath, side: int, quality: int | None) -> ImageRecord:
-    """Write an image, and return what is known of it there."""
+def write_small(record: ImageRecord, root: UPath, out: UPath, side: int, quality: int | None) -> ImageRecord:
+    """Write an image into a data root, and return what is known of it there.
+
+    Args:
+        record: of the image.
+        root: that its path starts from.
+        out: the new data root.
+        side: largest side in pixels; a larger image is made smaller, with its masks.
+        quality: of JPEG, 1 to 100; None copies a file that is small enough as it is, and writes others at 95.
+
+    Raises:
+        ImageError, SizeError: the image is missing, broken, or not of the annotated size.
+        DataError: it lies outside `root`.
+    """
     path = out / IMAGES / relative_to(record.path, root)
     height, width = (
         max(1, round(each * min(1, side / max(record.height, record.width))))

@@ -31,6 +31,10 @@ class TrainingState:
     """Of the loss in fp16; does nothing in other precisions."""
     average: dict[str, Tensor] | None
     """Running average of the weights; None where none is kept."""
+    first: dict[str, Tensor] | None = None
+    """The weights that the training began with; None where they have no share in what it ends with."""
+    anchor: float = 0.0
+    """That share (`optim.anchor`)."""
     step: int = 0
     """The next step to take, from 0, over all epochs."""
     validated: int = 0
@@ -48,7 +52,10 @@ class TrainingState:
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to validate, save and use."""
-        return self.average if self.average is not None else self.model.state_dict()
+        learned = self.average if self.average is not None else self.model.state_dict()
+        if self.first is None:
+            return learned
+        return {name: value.lerp(self.first[name], self.anchor) for name, value in learned.items()}
 
     def is_finished(self, config: Config) -> bool:
         """Whether all steps are taken, or validations have not become better for `train.patience` times."""
@@ -62,6 +69,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average,
+            "first": self.first,
             **{name: getattr(self, name) for name in _PLAIN},
         }
 
@@ -71,10 +79,12 @@ class TrainingState:
         restore_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:  # empty for one that does nothing
             self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:  # one that the run did not keep so far begins with its weights
-            kept = state["average"] or state["model"]
-            for name, value in self.average.items():
-                value.copy_(kept[name])
+        for name in ("average", "first"):
+            mine: dict[str, Tensor] | None = getattr(self, name)
+            if mine is not None:  # what the run did not keep so far begins with its weights
+                kept = state.get(name) or state["model"]
+                for each, value in mine.items():
+                    value.copy_(kept[each])
         for name in _PLAIN:
             setattr(self, name, state[name])
 
@@ -95,7 +105,9 @@ def new_state(config: Config, device: torch.device) -> tuple[TrainingState, str]
         origin = initialize(model, config.train.init, config.train.reset)
     model.to(device)
     average = copy.deepcopy(model.state_dict()) if config.optim.ema else None
+    first = copy.deepcopy(model.state_dict()) if config.optim.anchor else None
     if config.train.compile:
         model.compile(dynamic=False)  # a graph for each of `train.sides`
     scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
-    return TrainingState(model, build_optimizer(model, config.optim), scaler, average), origin
+    optimizer = build_optimizer(model, config.optim)
+    return TrainingState(model, optimizer, scaler, average, first, config.optim.anchor), origin

@@ -63,9 +63,9 @@ def test_products_of_fp32_matrices_are_of_the_asked_precision_while_it_trains(co
     torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_resuming_gives_the_weights_of_the_undisturbed_run(config, tmp_path, ema):
-    config = override(config, {"optim.ema": ema, "optim.schedule": "cosine"})
+@pytest.mark.parametrize(("ema", "anchor"), [(0.0, 0.0), (0.9, 0.0), (0.9, 0.5)])
+def test_resuming_gives_the_weights_of_the_undisturbed_run(config, tmp_path, ema, anchor):
+    config = override(config, {"optim.ema": ema, "optim.anchor": anchor, "optim.schedule": "cosine"})
     undisturbed, _ = new_state(config, CPU)
     run(config, undisturbed)
 
@@ -154,6 +154,19 @@ def test_what_is_validated_is_the_average_of_the_weights_where_there_is_one(conf
         assert all(torch.equal(seen[name], value) for name, value in state.weights().items())
         assert all(torch.equal(seen[name], value) for name, value in raw.items()) == (ema == 0)
         validated.clear()
+
+
+def test_what_is_kept_of_the_first_weights_has_its_share_in_what_is_saved(config):
+    finished = {}
+    for anchor in (0.0, 0.25):
+        changed = override(config, {"optim.ema": 0.5, "optim.anchor": anchor})
+        state, _ = new_state(changed, CPU)
+        first = {name: value.clone() for name, value in state.model.state_dict().items()}
+        run(changed, state)
+        finished[anchor] = state.weights()
+    for name, learned in finished[0.0].items():
+        torch.testing.assert_close(finished[0.25][name], 0.75 * learned + 0.25 * first[name])
+    assert any((learned != first[name]).any() for name, learned in finished[0.0].items())
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])

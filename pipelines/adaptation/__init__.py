@@ -1,0 +1,1 @@
+"""A user's annotated photos make the champion better at them, if they do."""

@@ -5,9 +5,9 @@
     python pipelines/adapt.py --data ... --from checkpoints/mst_small --reference grabcut:/data/GrabCut
 
 Every third photo is held out and judges. The figures are those of `pipelines/evaluate.py`, with intervals
-over photos. The registry's champion is replaced by the rules of `pipelines/promote.py` alone, on your held-out
-photos and on what it was judged by before; running servers follow. A run of the same name goes on where it
-was. Exit status 3: nothing was promoted.
+over photos. The registry's champion is replaced by the rules of `pipelines/promote.py` alone, on your
+held-out photos and on what it was judged by before; running servers follow. A run of the same name goes on
+where it was. Exit status 3: nothing was promoted.
 """
 
 import argparse

@@ -11,8 +11,8 @@ from mst.overrides import override
 from pipelines.adaptation.photos import TRAIN
 
 _BATCH = 8
-_VIEWS_OF_PHOTO, _MOST_VIEWS = 24, 1200
-_EPOCHS = 5
+_VIEWS_OF_PHOTO, _MOST_VIEWS = 16, 400
+_EPOCHS = 4
 
 
 def experiment(base: Config, checkpoint: Path, data: Path, photos: int, device: torch.device) -> Config:

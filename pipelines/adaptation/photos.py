@@ -51,7 +51,7 @@ class Photos:
         for each in self.problems:
             left_out.setdefault(each.kind, []).append(each)
         return counted + [
-            f"left out: {len(found)} x {kind}, the first is {found[0].where}"
+            f"left out: {len(found)} x {kind}, the first is {found[0].detail or found[0].where}"
             for kind, found in left_out.items()
         ]
 
@@ -142,7 +142,7 @@ def _usable(sources: Sequence[str], root: UPath, problems: list[Problem]) -> dic
             digest = hashlib.sha256(fetch(record.path)).hexdigest()
         except (ImageError, DataError, OSError) as error:
             problems.append(
-                Problem("photo that cannot be read", f"{where} ({gist(error)})", lost=len(record.objects))
+                Problem("photo that cannot be read", where, gist(error), lost=len(record.objects))
             )
             continue
         if digest in found:

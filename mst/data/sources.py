@@ -10,6 +10,9 @@ panoptic:annotations/panoptic_train2017.json    stuff, added to the other source
 labels:bsds                                     label maps
 labels:more/masks/food?images=more/images/food
 pairs:mine                                      images/NAME.jpg and masks/NAME.png
+labelme:mine                                    NAME.json beside NAME.jpg, as X-AnyLabeling writes too
+label_studio:export.json?images=photos          an export of Label Studio, format JSON
+cvat:annotations.xml?images=photos              an export of CVAT, "CVAT for images 1.1"
 hannotation:coco_lvis/train/hannotation.pickle  the field's own joined annotation
 grabcut:/data/GrabCut                           an evaluation set (`mst.data.readers.evaluation_sets`)
 """
@@ -30,9 +33,12 @@ from mst.data.index import MANIFEST, Index
 from mst.data.join import join_records
 from mst.data.problems import Problem, check_share, tell
 from mst.data.readers.coco import check_images, read_coco, read_lvis
+from mst.data.readers.cvat import read_cvat
 from mst.data.readers.evaluation_sets import EVALUATION_SETS
 from mst.data.readers.hannotation import read_hannotation
 from mst.data.readers.label_maps import read_label_maps
+from mst.data.readers.label_studio import read_label_studio
+from mst.data.readers.labelme import read_labelme
 from mst.data.readers.pairs import read_pairs
 from mst.data.readers.panoptic import read_panoptic
 from mst.errors import ConfigError, DataError
@@ -42,6 +48,9 @@ RECORD_READERS: dict[str, Callable[..., Records]] = {
     "lvis": read_lvis,
     "labels": read_label_maps,
     "pairs": read_pairs,
+    "labelme": read_labelme,
+    "label_studio": read_label_studio,
+    "cvat": read_cvat,
     "hannotation": read_hannotation,
     "coco": read_coco,
     "panoptic": read_panoptic,

@@ -15,10 +15,10 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from mst.clicks import Click
+from mst.data.pixels.brush import brush_rle
 from mst.data.pixels.images import RGB
 from mst.errors import ClickError
 from serve.errors import RequestError
-from serve.protocols.brush import brush_rle
 from serve.protocols.failures import IN_ITS_FORM, route_that_says
 from serve.protocols.label_studio_images import LabelStudioImages
 from serve.protocols.wire import Wire, box_between, click_at

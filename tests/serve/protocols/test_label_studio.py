@@ -9,47 +9,17 @@ import pytest
 
 from mst.clicks import Click
 from mst.client import Client
+from mst.data.pixels.brush import decode_brush
 from mst.errors import ImageError, ImageTooLargeError
 from serve.errors import OverloadedError, RequestError
-from serve.protocols.brush import brush_rle
 from serve.protocols.label_studio import Region, Tags
 from serve.protocols.label_studio_images import LabelStudioImages
-from tests.conftest import picture, png, random_mask
+from tests.conftest import picture, png
 
 CONFIG = """<View><Image name="img" value="$image" zoom="true"/>
 <BrushLabels name="brush" toName="img"><Label value="Cat"/><Label value="Dog"/></BrushLabels>
 <KeyPointLabels name="kp" toName="img" smart="true"><Label value="Dog"/></KeyPointLabels></View>"""
 URI = "data:image/png;base64," + base64.b64encode(png(picture())).decode()
-
-
-def unpacked(data: bytes) -> np.ndarray:
-    """thi.ng/rle-pack's decoder, bit by bit."""
-    bits, at = "".join(f"{byte:08b}" for byte in data), 0
-
-    def read(width: int) -> int:
-        nonlocal at
-        at += width
-        return int(bits[at - width : at], 2)
-
-    number, word = read(32), read(5) + 1
-    sizes = [read(4) + 1 for _ in range(4)]
-    out: list[int] = []
-    while len(out) < number:
-        is_run, count = read(1), read(sizes[read(2)]) + 1
-        out += [read(word)] * count if is_run else [read(word) for _ in range(count)]
-    assert len(out) == number
-    return np.array(out, np.uint8)
-
-
-def test_brush_masks_decode_to_what_they_came_from():
-    rng = np.random.default_rng(0)
-    masks = [random_mask(rng) for _ in range(20)]
-    masks += [np.zeros((3, 4), bool), np.ones((1, 1), bool), np.eye(7, dtype=bool)]
-    masks += [np.ones((300, 300), bool), np.zeros((256, 64), bool)]  # runs longer than one count
-    for mask in masks:
-        channels = unpacked(brush_rle(mask)).reshape(*mask.shape, 4)
-        for channel in range(4):
-            np.testing.assert_array_equal(channels[..., channel], mask * 255)
 
 
 def keypoint(x, y, label="Dog", **more) -> dict:
@@ -85,7 +55,7 @@ def test_keypoints_give_a_brush_mask(http, local, checkpoint):
     assert (region["from_name"], region["to_name"], region["type"]) == ("brush", "img", "brushlabels")
     assert (region["original_width"], region["original_height"]) == (140, 90)
     assert region["value"]["brushlabels"] == ["Dog"]
-    got = unpacked(bytes(region["value"]["rle"])).reshape(90, 140, 4)[..., 3] == 255
+    got = decode_brush(region["value"]["rle"], 90, 140)
     clicks = [Click(45, 70, True), Click(89, 14, False), Click(18, 35, True)]
     np.testing.assert_array_equal(got, Client(local).segment(picture(), clicks).mask)
     assert region["score"] == answer[0]["score"] > 0
@@ -133,7 +103,7 @@ def test_a_mask_is_of_the_image_that_was_clicked_on(http, local, config):
     assert (region["from_name"], region["to_name"]) == ("brush_right", "right")
     assert (region["original_width"], region["original_height"]) == (90, 140)
     assert region["value"]["brushlabels"] == ["Dog"]
-    got = unpacked(bytes(region["value"]["rle"])).reshape(140, 90, 4)[..., 3] == 255
+    got = decode_brush(region["value"]["rle"], 140, 90)
     image = np.ascontiguousarray(np.rot90(picture()))
     np.testing.assert_array_equal(got, Client(local).segment(image, [Click(70, 45, True)]).mask)
 

@@ -78,6 +78,15 @@ def test_a_batch_gives_the_records_of_one_by_one(model, count, flip, change):
         assert all(a < b for a, b in zip(each.seconds_model, each.seconds_total, strict=True))
 
 
+@pytest.mark.parametrize(("rounding", "share"), [(0.0, 0), (2.0, 1)])
+def test_pixels_that_rounding_may_move_are_counted_over_all_clicks(model, rounding, share, monkeypatch):
+    monkeypatch.setattr("mst.evaluation.batched.ROUNDING", rounding)
+    config = CONFIG.model_copy(update={"zoom": False})  # so that all pixels are seen each time
+    found = evaluate_batched(model, samples(3), config, CLICKS, (0.9,), 2)
+    pixels = [each.height * each.width * len(each.clicks) for each in found.records]
+    assert found.close_pixels == [share * each for each in pixels]
+
+
 def test_no_more_images_than_the_batch_are_in_memory(model):
     read: list[weakref.ref[Sample]] = []
     most = 0

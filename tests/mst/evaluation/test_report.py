@@ -6,10 +6,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from upath import UPath
 
 from mst.clicks import Click, Mask
-from mst.data.annotations import Sample
-from mst.data.pixels.encode import decode_rle, encode_rle
+from mst.data.annotations import ImageRecord, Sample
+from mst.data.pixels.encode import annotate, decode_rle, encode_rle
 from mst.data.sources import SampleSet
 from mst.errors import DataError
 from mst.evaluation import ObjectRecord, evaluate
@@ -23,6 +24,7 @@ from mst.evaluation.report import (
     read_evaluations,
     write_page,
 )
+from mst.evaluation.report.figures import object_sizes
 from mst.evaluation.report.gallery import find_sample, ranked
 from mst.evaluation.report.tables import paper_tables
 from mst.model import MST
@@ -298,3 +300,11 @@ def test_the_page_tells_with_what_settings_it_was_run(good, tmp_path):
     flipped = Evaluation("a", "b", good.records, {**good.about, "flip": "true"})
     write_page(path, [flipped], {})
     assert "<dt>flip</dt><dd>true</dd>" in path.read_text()
+
+
+def test_sizes_of_objects_are_shares_of_their_images():
+    mask = np.zeros((90, 140), bool)
+    mask[20:30, 35:70] = True
+    record = ImageRecord(UPath("image.png"), 90, 140, (annotate(mask, "one"),))
+    stuff = record.with_objects([replace(annotate(mask, "two"), is_stuff=True)])
+    np.testing.assert_allclose(object_sizes([record, stuff]), [[10 / 90, 35 / 140, 350 / (90 * 140)]])

@@ -208,6 +208,17 @@ def test_what_is_encoded_holds_no_pixels_that_a_click_does_not_need():
     assert encoded.likeness is None  # without `click_context`
 
 
+@pytest.mark.parametrize("name", ["between, with additions", "after all", "own late part"])
+@torch.no_grad()
+def test_clicked_tokens_are_compared_as_the_vit_ends_with_them_where_clicks_enter_after_it(name):
+    model, image = model_of(**LATER[name]), inputs()[0]
+    likeness = model.encode(image).likeness
+    if name == "between, with additions":
+        assert likeness is None  # the blocks behind the clicks end with others
+    else:
+        torch.testing.assert_close(likeness, model.features(image).tokens[-1])
+
+
 @torch.inference_mode()
 def test_what_was_encoded_by_other_weights_or_of_another_size_is_refused():
     late = TINY_MODEL.model_copy(update={"click_entry": 2, "fusion_stages": 1})

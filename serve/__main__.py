@@ -45,8 +45,9 @@ def main() -> None:
     host, port = arguments.pop("host"), arguments.pop("port")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     given = {name: value for name, value in arguments.items() if value is not None}
-    if "://" not in (store := given.get("image_store", "://")):
-        given["image_store"] = str(Path(store).absolute())
+    for name in ("image_store", "annotation_store"):
+        if "://" not in (store := given.get(name) or "://"):
+            given[name] = str(Path(store).absolute())
     try:
         settings, served = _choose(host, given)
     except MSTError as error:

@@ -3,6 +3,7 @@
 ServerSideError(MSTError)
 |-- UnknownImageError   no image is stored under this id
 |-- UnknownModelError   the registry gives no model this alias
+|-- NotKeptError        annotations are not kept, or there is none of this id
 |-- RequestError        a protocol's request that cannot be read
 `-- OverloadedError     more is asked than can be answered in time; the same call may succeed later
     `-- UnfinishedError the clicks take longer than one request may; the same call goes on with them
@@ -24,6 +25,10 @@ class UnknownImageError(ServerSideError):
 
 class UnknownModelError(ServerSideError):
     """The registry gives no model this alias, or the one that it gives cannot be served."""
+
+
+class NotKeptError(ServerSideError):
+    """This server keeps no annotations, or none of this id."""
 
 
 class RequestError(ServerSideError):
@@ -54,6 +59,7 @@ class UnfinishedError(OverloadedError):
 _STATUS: dict[type[MSTError], int] = {
     UnknownImageError: 404,
     UnknownModelError: 404,
+    NotKeptError: 404,
     RequestError: 422,
     OverloadedError: 503,
     CheckpointError: 503,  # there is no version that can be served

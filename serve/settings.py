@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import joblib
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -52,6 +52,9 @@ class ServeSettings(BaseModel):
     """Seconds that an image is kept after its last upload."""
     image_bytes: int = Field(default=20 * 2**30, ge=1)
     """Most bytes of all stored images. The oldest are removed first."""
+    annotation_store: str = ""
+    """Folder, or s3://bucket/prefix, for the masks that annotators accept, with their images. Both are kept
+    until they are deleted. Empty keeps nothing."""
     max_pixels: int = Field(default=40_000_000, ge=1)
     """Most pixels of an image. Larger images are refused before they are decoded."""
     pixels_in_hand: int = Field(default=80_000_000, ge=1)
@@ -131,12 +134,13 @@ class ServeSettings(BaseModel):
             raise ValueError("label_studio_url is no address, such as http://label-studio:8080")
         return url
 
-    @field_validator("image_store")
+    @field_validator("image_store", "annotation_store")
     @classmethod
-    def _image_store_is_one_place(cls, url: str) -> str:
+    def _store_is_one_place(cls, url: str, info: ValidationInfo) -> str:
         """A relative folder would be another one for each process."""
-        if "://" not in url and not Path(url).is_absolute():
-            raise ValueError(f"image_store {url} is relative; give an absolute folder, or s3://bucket/prefix")
+        if url and "://" not in url and not Path(url).is_absolute():
+            name = info.field_name
+            raise ValueError(f"{name} {url} is relative; give an absolute folder, or s3://bucket/prefix")
         return url
 
     @model_validator(mode="after")

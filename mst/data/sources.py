@@ -13,6 +13,7 @@ pairs:mine                                      images/NAME.jpg and masks/NAME.p
 labelme:mine                                    NAME.json beside NAME.jpg, as X-AnyLabeling writes too
 label_studio:export.json?images=photos          an export of Label Studio, format JSON
 cvat:annotations.xml?images=photos              an export of CVAT, "CVAT for images 1.1"
+accepted:out/serve/annotations                  what annotators accepted on a server of ours
 hannotation:coco_lvis/train/hannotation.pickle  the field's own joined annotation
 grabcut:/data/GrabCut                           an evaluation set (`mst.data.readers.evaluation_sets`)
 """
@@ -32,6 +33,7 @@ from mst.data.files import Fetch, as_path, exists, fetch, is_folder, names
 from mst.data.index import MANIFEST, Index
 from mst.data.join import join_records
 from mst.data.problems import Problem, check_share, tell
+from mst.data.readers.accepted import read_accepted
 from mst.data.readers.coco import check_images, read_coco, read_lvis
 from mst.data.readers.cvat import read_cvat
 from mst.data.readers.evaluation_sets import EVALUATION_SETS
@@ -51,6 +53,7 @@ RECORD_READERS: dict[str, Callable[..., Records]] = {
     "labelme": read_labelme,
     "label_studio": read_label_studio,
     "cvat": read_cvat,
+    "accepted": read_accepted,
     "hannotation": read_hannotation,
     "coco": read_coco,
     "panoptic": read_panoptic,

@@ -25,6 +25,7 @@ from mst.data.pixels.images import RGB
 from mst.errors import ClickError, MSTError
 from mst.zoom import Box
 from serve.errors import OverloadedError, UnfinishedError, is_away, message_of, status_of
+from serve.http.annotations import add_annotations
 from serve.http.gate import Door, Gate
 from serve.http.keys import Keys
 from serve.protocols import routers
@@ -117,7 +118,12 @@ class Handlers:
         """Store an image, the body of the request; the same image always has the same id."""
         stored = await self._core.add_image(await request.body())
         height, width = stored.pixels.shape[:2]
-        return ImageInfo(image_id=stored.image_id, width=width, height=height)
+        return ImageInfo(
+            image_id=stored.image_id,
+            width=width,
+            height=height,
+            keeps_annotations=self._core.keeps_annotations,
+        )
 
     async def mask_of_image(self, image_id: str, body: MaskRequest, alias: Alias = None) -> MaskReply:
         """Return the mask of the object that the clicks mean, on a stored image."""
@@ -197,6 +203,7 @@ def build_api(core: Core, settings: ServeSettings, keys: Keys, door: Door | None
     post("/v1/images/{image_id}/mask", handlers.mask_of_image)
     post("/v1/images/{image_id}/masks", handlers.masks_of_image)
     post("/v1/segment", handlers.segment)
+    add_annotations(app, core, keys)
     app.mount("/docs/files", limited(PAGE)(StaticFiles(packages=[("fastapi_offline", "static")])))
     app.mount("/web", limited(PAGE)(StaticFiles(directory=_WEB)), name="web")
     protocols = routers(core, settings)

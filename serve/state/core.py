@@ -22,12 +22,13 @@ from mst.data.pixels.images import RGB
 from mst.errors import ClickError
 from mst.predictor import Prediction
 from mst.zoom import Box
-from serve.errors import OverloadedError, UnfinishedError, UnknownImageError
+from serve.errors import NotKeptError, OverloadedError, UnfinishedError, UnknownImageError
 from serve.inference.model import Selected
 from serve.inference.versions import Describe, Versions
 from serve.memory import give_back
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
+from serve.state.annotations import Annotations
 from serve.state.images import Images
 from serve.state.known import start_of
 from serve.state.room import Room
@@ -137,6 +138,7 @@ class Core:
         store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
         self.room = Room(settings.pixels_in_hand)
         self._images = Images(settings, store, metrics, self.room)
+        self._annotations = Annotations(settings.annotation_store) if settings.annotation_store else None
         self._sessions = Sessions(settings, forward, metrics, anticipate, others)
         self._versions = Versions(settings, first, describe)
         self._deadline = settings.deadline_seconds
@@ -166,6 +168,30 @@ class Core:
         if pixels is None:
             raise UnknownImageError(f"no image '{image_id[:80]}'; store it with POST /v1/images")
         return StoredImage(image_id, pixels)
+
+    async def image_file(self, image_id: str) -> tuple[bytes, str]:
+        """Return a stored image's file, and the suffix of its format.
+
+        Raises:
+            UnknownImageError: there is none of this id.
+        """
+        async with self._in_time():
+            return await self._images.file(image_id)
+
+    @property
+    def keeps_annotations(self) -> bool:
+        """Whether masks that are accepted are kept."""
+        return self._annotations is not None
+
+    def annotations(self) -> Annotations:
+        """Return the accepted masks.
+
+        Raises:
+            NotKeptError: this server keeps none.
+        """
+        if self._annotations is None:
+            raise NotKeptError("this server keeps no annotations; start it with --annotation-store FOLDER")
+        return self._annotations
 
     async def model(self) -> ModelInfo:
         """Return which model is served; whether it can answer right now is not asked."""

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 
 from mst.data.pixels.images import RGB, UPLOADED, decode_image, opened
+from serve.errors import UnknownImageError
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
 from serve.state.cache import ByteLRU
@@ -58,6 +59,17 @@ class Images:
             self._kept.put(image_id, image, image.nbytes)
         return image
 
+    async def file(self, image_id: str) -> tuple[bytes, str]:
+        """Return a stored image's file, and the suffix of its format.
+
+        Raises:
+            UnknownImageError: there is none of this id.
+        """
+        data = await asyncio.to_thread(self._store.get, image_id)
+        if data is None:
+            raise UnknownImageError(f"no image '{image_id[:80]}'; store it with POST /v1/images")
+        return data, await asyncio.to_thread(self._suffix_of, data)
+
     def sweep(self, seconds: float) -> None:
         """Delete what the store keeps no longer, unless a replica has done so within so many seconds."""
         if self._store.is_to_be_swept(seconds):
@@ -75,6 +87,10 @@ class Images:
                 return await asyncio.to_thread(
                     decode_image, data, max_pixels=self._max_pixels, formats=UPLOADED
                 )
+
+    def _suffix_of(self, data: bytes) -> str:
+        with opened(data, "image", self._max_pixels, UPLOADED) as header:
+            return f".{(header.format or 'img').lower().replace('jpeg', 'jpg').replace('tiff', 'tif')}"
 
     def _pixels_of(self, data: bytes) -> int:
         """How many pixels an image's header claims."""

@@ -26,6 +26,7 @@ press("fit", () => fit());
 press("help", () => ask(element("keys")));
 press("new", () => editor.add());
 press("clear", () => editor.clear());
+press("accept", () => editor.accept());
 press("save-png", () => editor.savePng());
 press("save-coco", () => editor.saveCoco());
 press("example", () => openExample());
@@ -62,6 +63,7 @@ function chooseNumber(number) {
 const KEYS = {
   n: () => editor.add(),
   s: () => editor.savePng(),
+  d: () => element("accept").click(),
   t: () => tokens.click(),
   0: fit,
   "+": () => editor.zoom(1.25),

@@ -7,6 +7,8 @@ import { element, say, showLegend, showObjects } from "./panel.js";
 import * as state from "./state.js";
 import { View } from "./view.js";
 
+const nameOf = (object) => `${object.name} ${state.promptOf(object)}`;
+
 const KEPT_BYTES = 300e6; // of masks, so that undo and redo are there at once
 
 export class Editor {
@@ -20,6 +22,7 @@ export class Editor {
     this.answers = new Map(); // by prompt: {png, tinted, score, ...}, the oldest first
     this.shown = new Map(); // by object: the answer on the screen while a new one is awaited
     this.waiting = new Set(); // prompts that are asked for
+    this.accepted = new Map(); // by object: {name, id} of the mask that the server keeps
     this.priors = 0;
     this.openings = 0;
     this.image = this.file = this.imageId = this.draft = null; // the draft is a box that is being dragged
@@ -128,11 +131,12 @@ export class Editor {
       if (mine !== this.openings) return; // another one was opened since
       if (stored.width !== image.width || stored.height !== image.height) throw new Error("the image's size is unclear");
       [this.image, this.file, this.imageId] = [image, file, stored.image_id];
+      element("accept").hidden = !stored.keeps_annotations;
     } catch (error) {
       if (mine === this.openings) say(error.message, "error");
       return;
     }
-    for (const each of [this.answers, this.shown, this.waiting]) each.clear();
+    for (const each of [this.answers, this.shown, this.waiting, this.accepted]) each.clear();
     this.history.reset();
     element("hint").hidden = true;
     this.canvas.hidden = element("modes").hidden = false;
@@ -147,7 +151,8 @@ export class Editor {
     this.waiting.add(prompt);
     if (state.isNew(object)) this.glance(object);
     try {
-      const answer = await this.tinted(await this.asked(imageId, object), object);
+      const reply = await this.withImage(imageId, () => this.server.mask(imageId, object));
+      const answer = await this.tinted(reply, object);
       if (imageId !== this.imageId) return;
       this.answers.set(prompt, answer);
       this.forget();
@@ -191,14 +196,40 @@ export class Editor {
   }
 
   // The server may have swept the image away since; then it is sent again.
-  async asked(imageId, object) {
+  async withImage(imageId, call) {
     try {
-      return await this.server.mask(imageId, object);
+      return await call();
     } catch (error) {
       if (error.status !== 404 || imageId !== this.imageId) throw error;
       await this.server.upload(this.file);
-      return this.server.mask(imageId, object);
+      return call();
     }
+  }
+
+  // Objects whose masks are there and not accepted yet, as they are now.
+  acceptable() {
+    const isKept = (object) => this.accepted.get(object.id)?.name === nameOf(object);
+    return this.state.objects.filter((each) => this.answerOf(each) && !isKept(each));
+  }
+
+  // The page's "Done": the server keeps the masks, for training, each in place of an object's earlier one.
+  async accept() {
+    const [imageId, objects] = [this.imageId, this.acceptable()];
+    try {
+      for (const object of objects) {
+        const { png, model, score } = this.answerOf(object);
+        const { clicks, box, name } = object;
+        const annotation = { label: name, mask: png, clicks, box, model, score };
+        const { annotation_id: id } = await this.withImage(imageId, () => this.server.accept(imageId, annotation));
+        const earlier = this.accepted.get(object.id)?.id;
+        this.accepted.set(object.id, { name: nameOf(object), id });
+        if (earlier && earlier !== id) await this.server.withdraw(imageId, earlier);
+      }
+      say(objects.length === 1 ? "1 mask is kept" : `${objects.length} masks are kept`);
+    } catch (error) {
+      say(error.message, "error");
+    }
+    this.offer();
   }
 
   refused(id, error) {
@@ -258,6 +289,7 @@ export class Editor {
     element("prior-label").classList.toggle("disabled", !image);
     element("clear").disabled = state.isUntouched(this.active);
     element("save-png").disabled = !this.look(this.active);
+    element("accept").disabled = !this.acceptable().length;
     element("save-coco").disabled = !this.state.objects.some((each) => this.look(each));
   }
 

@@ -37,13 +37,23 @@ export class Server {
     return { ...reply, milliseconds: performance.now() - start };
   }
 
+  // Has the server keep a mask that a person accepts: {label, mask, clicks, box, model, score}.
+  async accept(imageId, annotation) {
+    const headers = { "Content-Type": "application/json" };
+    return this.call(`v1/images/${imageId}/annotations`, { headers, body: JSON.stringify(annotation) });
+  }
+
+  async withdraw(imageId, annotationId) {
+    return this.call(`v1/images/${imageId}/annotations/${annotationId}`, { method: "DELETE" });
+  }
+
   async call(path, options) {
     for (let number = 0, mostDone = 0; ; number += 1) {
       const { key } = this;
       const response = await this.fetched(path, options);
       if (response?.status === 401 && (await this.login(key))) continue;
       if (response && response.status !== 401 && key) sessionStorage.setItem("key", key);
-      if (response?.ok) return response.json();
+      if (response?.ok) return response.status === 204 ? null : response.json();
       const done = await clicksDone(response);
       if (done > mostDone) [number, mostDone] = [0, done]; // it goes on where it was
       const passing = !response || isPassing(response);

@@ -94,6 +94,54 @@ class ImageInfo(_Schema):
     image_id: str
     width: int
     height: int
+    keeps_annotations: bool = False
+    """Whether the server keeps masks that are accepted."""
+
+
+class AnnotationRequest(_Schema):
+    """A mask that an annotator accepts."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+    mask: RLE | str
+    """As RLE, or as a PNG in base64, which docs/data.md says how to read."""
+    clicks: Annotated[list[ClickIn], Field(max_length=MAX_CLICKS)] = []
+    """That made it."""
+    box: tuple[Corner, Corner, Corner, Corner] | None = None
+    """That came before the clicks."""
+    model: ModelInfo | None = None
+    """That made it, as the reply with the mask says."""
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of that reply."""
+
+
+class AnnotationInfo(_Schema):
+    """An annotation that is kept."""
+
+    annotation_id: str
+
+
+class Annotation(AnnotationRequest):
+    """An annotation as it is kept."""
+
+    id: str
+    image_id: str
+    mask: RLE
+    author: str
+    """A digest of the key that sent it; empty where the server has no keys."""
+    at: str
+    """When, as ISO 8601 in UTC."""
+    area: int
+    """In pixels."""
+    bbox: tuple[float, float, float, float]
+    """COCO's left, top, width and height."""
+
+
+class AnnotationsReply(_Schema):
+    """What is kept of an image."""
+
+    annotations: list[Annotation]
 
 
 class Timing(_Schema):

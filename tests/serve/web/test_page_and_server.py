@@ -4,8 +4,10 @@ import httpx
 import numpy as np
 import pytest
 import skimage.data
+from upath import UPath
 
 from mst.clicks import Click
+from mst.data.sources import parse_source
 from serve.inference.registry import SHIPPED
 from serve.settings import ServeSettings
 from tests.conftest import listening, local_api, picture, png
@@ -65,6 +67,33 @@ def test_a_newcomers_photo_gets_a_first_mask_at_once_and_then_a_good_one(visit, 
     suit, face, corner = (slice(250, 450), slice(150, 300)), (slice(80, 130), slice(195, 235)), slice(0, 100)
     assert min(mask[suit].mean(), mask[face].mean(), first[suit].mean()) > 0.9
     assert mask[corner, corner].mean() < 0.1
+
+
+def test_masks_that_a_person_accepts_are_kept_where_the_server_keeps_them(visit, checkpoint, local, tmp_path):
+    settings = ServeSettings(
+        model=str(checkpoint),
+        image_store=str(tmp_path / "images"),
+        annotation_store=str(tmp_path / "annotations"),
+        precision="fp32",
+    )
+    assert opened(visit(), tmp_path).locator("#accept").is_hidden()  # this one keeps none
+    with listening(local_api(settings)) as url:
+        page = opened(visit(url), tmp_path)
+        assert page.locator("#accept").is_disabled()
+        click(page, 30, 20)
+        status(page, "1 click")
+        page.locator("#objects input").fill("cat")
+        page.keyboard.press("Enter")
+        page.click("#accept")
+        status(page, "1 mask is kept")
+        assert page.locator("#accept").is_disabled()
+        click(page, 100, 70, button="right")
+        status(page, "2 clicks")
+        page.keyboard.press("d")
+        status(page, "1 mask is kept")
+    (record,) = parse_source("accepted:annotations", UPath(tmp_path)).read()
+    np.testing.assert_array_equal(record.objects[0].decode(), expected(local, CLICKS))
+    assert len(record.objects) == 1  # the corrected mask is in the place of the first
 
 
 def test_the_example_can_be_clicked_on_at_once(visit):

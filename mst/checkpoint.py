@@ -23,7 +23,7 @@ from mst.config import Config
 from mst.errors import CheckpointError, ConfigError
 from mst.model import MST
 from mst.model.patch_embed import resize_positions
-from mst.model.weights import check_pretrained, load_pretrained, load_state, read_weights
+from mst.model.weights import at_later_entry, check_pretrained, load_pretrained, load_state, read_weights
 from mst.overrides import flatten, from_dict
 
 WEIGHTS, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "training_state.pt", "manifest.json"
@@ -161,7 +161,8 @@ def initialize(model: MST, source: str, reset: Sequence[str] = ()) -> str:
     Args:
         model: to be trained.
         source: weights as `mst.model.weights.load_pretrained` takes them, or a checkpoint folder of the same
-            architecture; its positions are resized where it was trained at another image size.
+            architecture; its positions are resized where it was trained at another image size. Its clicks may
+            enter before the first block where the model's enter later (`mst.model.weights.at_later_entry`).
         reset: parts of the model that keep their own weights; a checkpoint's may differ in shape.
 
     Raises:
@@ -180,16 +181,22 @@ def initialize(model: MST, source: str, reset: Sequence[str] = ()) -> str:
     if "pos_embed.grid" in weights:
         grid = model.pos_embed.grid.shape[-2:]
         weights["pos_embed.grid"] = resize_positions(weights["pos_embed.grid"], grid)
+    theirs = read_config(path).model
+    moved = theirs.click_entry == 0 < model.config.click_entry and not model.config.has_own_late_part
+    if moved:
+        weights = at_later_entry(weights, own)
     weights = _without(weights, reset)
     try:
         load_state(model, {**weights, **kept}, str(path))
     except CheckpointError as error:
-        theirs, ours = flatten(read_config(path).model), flatten(model.config)
+        there, here = flatten(theirs), flatten(model.config)
         differing = [
-            f"model.{key} {theirs[key]} there, {ours[key]} here" for key in ours if theirs[key] != ours[key]
+            f"model.{key} {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]
         ]
         raise CheckpointError(f"{error}; settings that differ: {', '.join(differing) or 'none'}") from None
-    return f"{path}: {len(weights)} tensors loaded{random}"
+    where = f"before block {model.config.click_entry}"
+    entry = f"; clicks enter {where} now, and begin as nothing" if moved else ""
+    return f"{path}: {len(weights)} tensors loaded{random}{entry}"
 
 
 def _without(weights: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mst.errors import CheckpointError
 from mst.model.mst import IMAGENET_MEAN, IMAGENET_STD, MST
-from mst.model.patch_embed import resize_matrix, resize_positions
+from mst.model.patch_embed import IMAGE_CHANNELS, resize_matrix, resize_positions
 
 HUB = "timm:"
 """Begins the name of weights that timm downloads, as in `timm:vit_base_patch16_224.mae`."""
@@ -28,6 +28,8 @@ State = dict[str, Tensor]
 
 _PICKLED = (".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict", "model", "teacher")  # keys under which `.pth` files keep their weights
+_LAST_NORM = "layers.4"
+"""Of `mst.model.detail.Detail`: where it is zero, nothing is seen."""
 _KERNEL, _KERNEL_BIAS = "patch_embed.proj.weight", "patch_embed.proj.bias"
 
 
@@ -102,6 +104,29 @@ def load_pretrained(model: MST, source: str) -> ImportReport:
         for parameter in model.patch_embed.coords.parameters():
             nn.init.zeros_(parameter)
     return report
+
+
+def at_later_entry(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> State:
+    """Return the weights of a network whose clicks enter first for one whose clicks enter later.
+
+    All that both have is taken over, and fusion modules that the later one has not are left out. What embeds
+    clicks and previous mask has never met tokens of that depth, and starts from zero; so does what `detail`
+    sees of them, beside what it sees of the image.
+
+    Args:
+        weights: by name.
+        own: of the later network, as it is.
+    """
+    moved = {name: tensor for name, tensor in weights.items() if name in own}
+    for name, tensor in own.items():
+        part, _, rest = name.partition(".")
+        if name.startswith("patch_embed.coords.") or name.startswith(f"detail.{_LAST_NORM}."):
+            moved[name] = torch.zeros_like(tensor)
+        elif part in ("detail", "detail_image") and f"detail.{rest}" in weights:
+            channels = slice(IMAGE_CHANNELS, None) if part == "detail" else slice(IMAGE_CHANNELS)
+            seen = weights[f"detail.{rest}"]
+            moved[name] = seen if seen.shape == tensor.shape else seen[:, channels]
+    return moved
 
 
 def read_weights(path: Path) -> State:

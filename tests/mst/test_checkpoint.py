@@ -14,6 +14,7 @@ from mst.checkpoint import (
     save_checkpoint,
     verify,
 )
+from mst.clicks import Click, click_tensor
 from mst.config import Config
 from mst.errors import CheckpointError
 from mst.model import MST
@@ -118,6 +119,28 @@ def test_another_architecture_is_refused_and_named(saved):
     deeper = MST(TINY_MODEL.model_copy(update={"depth": 3, "fusion_stages": 3}))
     with pytest.raises(CheckpointError, match=r"another architecture.*model.depth 2 there, 3 here"):
         initialize(deeper, str(folder))
+
+
+@pytest.mark.parametrize("additions", [{}, {"detail": True, "click_context": True}])
+def test_a_network_whose_clicks_enter_later_begins_as_the_one_whose_clicks_enter_first(tmp_path, additions):
+    torch.manual_seed(0)
+    first = MST(TINY_MODEL.model_copy(update={"fusion_stages": 1, "dropout": 0.0, **additions})).eval()
+    for parameter in first.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_checkpoint(tmp_path, first.state_dict(), Config(model=first.config))
+    later = MST(first.config.model_copy(update={"click_entry": 1})).eval()
+    assert "clicks enter before block 1 now" in initialize(later, str(tmp_path))
+
+    with torch.no_grad():
+        first.patch_embed.coords.weight.zero_()
+        first.patch_embed.coords.bias.zero_()
+        if first.detail is not None:
+            first.detail.layers[0].weight[:, 3:].zero_()
+    image, clicks = torch.rand(1, 3, 56, 56), click_tensor([[Click(20, 30, True)]], 1)
+    inputs = image, clicks, torch.zeros(1, 1, 56, 56)
+    with torch.no_grad():
+        torch.testing.assert_close(later(*inputs).logits, first(*inputs).logits)
 
 
 def test_half_precision_at_another_image_size_starts_a_training(tmp_path):

@@ -145,6 +145,17 @@ def test_negative_clicks_lie_where_ritm_draws_them():
     assert shares == pytest.approx([0.1, 0.4, 0.5], abs=0.02)
 
 
+@pytest.mark.parametrize("corner", [np.s_[1:21, 1:21], np.s_[-21:-1, -21:-1]])
+def test_the_band_along_an_objects_border_reaches_the_images_border(corner):
+    rng, mask = np.random.default_rng(5), np.zeros((2000, 2000), bool)
+    mask[corner] = True
+    drawn = [sample_clicks(mask, lambda: np.zeros_like(mask), rng, ClickConfig()) for _ in range(60)]
+    near = {(c.row, c.col) for clicks in drawn for c in clicks if not c.is_positive}
+    edge = 0 if corner[0].start > 0 else 1999
+    assert any(row == edge and abs(col - edge) < 30 for row, col in near)
+    assert any(col == edge and abs(row - edge) < 30 for row, col in near)
+
+
 def test_an_empty_object_has_no_positive_clicks():
     nothing = np.zeros((20, 20), bool)
     clicks = [

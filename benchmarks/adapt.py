@@ -10,6 +10,7 @@ one. For `nonsense_promoted` masks are those of other photos, and the gate's rul
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,6 @@ from pipelines.evaluation.actors import Actors
 from pipelines.promotion.comparison import evaluate_on, named, records_of
 from pipelines.promotion.rules import Rules, decide
 from pipelines.storage import PROJECT
-from pipelines.training.provenance import machine
 
 USERS = ("granules", "household", "waste_bottles")
 MINUTES = 10.0
@@ -67,12 +67,11 @@ def adapted(setting: Setting, name: str, photos: Photos) -> tuple[list[Finding],
         setting.reference,
         max_objects=_MOST_OBJECTS,
         max_clicks=_MOST_CLICKS,
-        resources=Resources(cpus_per_worker=int(machine()["cores"])),
+        resources=Resources(cpus_per_worker=os.cpu_count() or 1),
         keep=setting.folder / "evaluations",
     )
     start, uri = time.monotonic(), f"sqlite:///{setting.folder / 'mlflow.db'}"
-    sources = [f"labels:{setting.data / 'masks' / name.partition('_of_')[2]}"]
-    found = adapt(uri, UPath(setting.folder / "runs" / name), photos, sources, plan, None)
+    found = adapt(uri, UPath(setting.folder / "runs" / name), photos, plan, None)
     return found, (time.monotonic() - start) / 60, plan
 
 

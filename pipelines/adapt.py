@@ -96,7 +96,7 @@ def main() -> None:
         resources=actor_resources(arguments),
     )
     with shown(folder.name) as board:
-        found = adapt(uri, folder, photos, [*arguments.data, *arguments.hold_out], plan, board)
+        found = adapt(uri, folder, photos, plan, board)
     print("\n".join(_told(found, rules)))
     if not photos.held_out:
         print(f"not judged, and not promoted: {folder}")

@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from upath import UPath
 
 from mst.checkpoint import WEIGHTS, copy_for_use, read_config, verify
-from mst.data.sources import check_sources, fingerprint
+from mst.data.sources import check_sources
 from mst.errors import ConfigError, DataError
 from mst.evaluation.statistics import Comparison, paired_comparison
 from mst.training.checkpoints import best, newest
@@ -80,9 +80,7 @@ class Finding(NamedTuple):
         return f"{self.data}: {clicks} ({mean} {interval}, {self.photos} photos)"
 
 
-def adapt(
-    uri: str, folder: UPath, photos: Photos, sources: Sequence[str], plan: Plan, board: ActorHandle | None
-) -> list[Finding]:
+def adapt(uri: str, folder: UPath, photos: Photos, plan: Plan, board: ActorHandle | None) -> list[Finding]:
     """Train, and compare with what there was before; Ray must be connected.
 
     A run of the same name goes on where it was.
@@ -91,7 +89,6 @@ def adapt(
         uri: of the MLflow server.
         folder: of the run; local.
         photos: to learn from, and to judge by.
-        sources: that they come from.
         plan: see `Plan`.
         board: told of the progress.
 
@@ -105,7 +102,8 @@ def adapt(
     place = Path(f"{folder}.data")
     with alone(place.parent), plainly(uri):
         base = _base(plan.base, place)
-        _keep(photos, sources, base, place)
+        about = {"photos": photos.digest(), "model": verify(base)["sha256"][WEIGHTS]}
+        keep_photos(photos, about, place)
         device = torch.device("cuda" if plan.resources.use_gpu else "cpu")
         config = experiment(read_config(base), base, place, count_of(place, TRAIN), device)
         if not _is_trained(folder):
@@ -174,15 +172,6 @@ def _base(address: str, place: Path) -> Path:
         (staged / _BASE).rename(kept)
         shutil.rmtree(staged)
     return kept
-
-
-def _keep(photos: Photos, sources: Sequence[str], base: Path, place: Path) -> None:
-    about = {
-        "sources": json.dumps(list(sources)),
-        "data": fingerprint(sources, UPath(Path.cwd())),
-        "model": verify(base)["sha256"][WEIGHTS],
-    }
-    keep_photos(photos, about, place)
 
 
 def _is_trained(folder: UPath) -> bool:

@@ -41,6 +41,16 @@ class Photos:
     problems: Sequence[Problem]
     """What was left out."""
 
+    def digest(self) -> str:
+        """Return a sha256 that changes with the photos and their masks, and with which of them judge."""
+        digest = hashlib.sha256()
+        for records in (self.train, self.held_out):
+            for record in records:
+                masks = [each.rle()["counts"] for each in record.objects]
+                digest.update(repr((str(record.path), record.height, record.width, masks)).encode())
+            digest.update(b"\0")
+        return digest.hexdigest()
+
     def lines(self) -> list[str]:
         """Return what is used and what is left out, for a person to read."""
         counted = [

@@ -1,6 +1,7 @@
 """Adapting end to end: a real registry, real training and evaluations on Ray, photos that are scenes."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_it_is_judged_by_photos_that_it_did_not_learn_from_and_elsewhere(
     cluster, registry, photos, plan, tmp_path
 ):
     folder = UPath(tmp_path / "runs" / "leaves")
-    found = adapt(registry, folder, photos, SCENES, plan, None)
+    found = adapt(registry, folder, photos, plan, None)
     assert [each.data for each in found] == [YOURS, "elsewhere"]
     assert 1 <= found[0].photos <= len(photos.held_out)
     assert "clicks to 90 % before" in str(found[0])
@@ -69,23 +70,23 @@ def test_it_is_judged_by_photos_that_it_did_not_learn_from_and_elsewhere(
     assert list((tmp_path / "runs" / "leaves.data" / "features").rglob("*.bf16"))
 
     newest_before = newest(folder).path.stat().st_mtime
-    assert adapt(registry, folder, photos, SCENES, plan, None) == found  # what is done is not done again
+    assert adapt(registry, folder, photos, plan, None) == found  # what is done is not done again
     assert newest(folder).path.stat().st_mtime == newest_before
     with pytest.raises(ConfigError, match="of other photos or another model"):
-        adapt(registry, folder, photos, ["lvis:annotations/lvis_train.json"], plan, None)
+        adapt(registry, folder, replace(photos, train=photos.train[1:]), plan, None)
 
 
 def test_a_model_whose_clicks_enter_first_is_adapted_too(cluster, registry, photos, base, tmp_path):
     plan = Plan(str(base(TINY_MODEL)), max_objects=2, max_clicks=2, keep=tmp_path / "kept")
     folder = UPath(tmp_path / "runs" / "leaves")
-    (yours,) = adapt(registry, folder, photos, SCENES, plan, None)
+    (yours,) = adapt(registry, folder, photos, plan, None)
     assert yours.data == YOURS
     assert read_config(newest(folder).path).train.frozen == ("backbone", "clicks", "fusions")
 
 
 def test_one_adapts_at_a_time(registry, photos, plan, tmp_path):
     with alone(tmp_path / "runs"), pytest.raises(ConfigError, match="another adaptation runs in"):
-        adapt(registry, UPath(tmp_path / "runs" / "leaves"), photos, SCENES, plan, None)
+        adapt(registry, UPath(tmp_path / "runs" / "leaves"), photos, plan, None)
 
 
 def command(monkeypatch, *words: str) -> None:

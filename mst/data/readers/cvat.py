@@ -11,7 +11,7 @@ from upath import UPath
 from mst.data.annotations import Records
 from mst.data.files import fetch
 from mst.data.problems import Problem
-from mst.data.readers.shapes import Photos, Shape, malformed, no_mask, outlined, painted, record_of
+from mst.data.readers.shapes import ImageFolder, Shape, malformed, no_mask, outlined, painted, record_of
 from mst.errors import DataError
 
 NO_SIZE = "image entry without a size"
@@ -43,7 +43,7 @@ def read_cvat(annotations: UPath, images: UPath | None = None) -> Records:
         raise DataError(
             f"{annotations}: expected CVAT's format 'CVAT for images 1.1', with an <image> for each image"
         )
-    photos, records, problems = Photos(images or annotations.parent / "images"), [], list[Problem]()
+    photos, records, problems = ImageFolder(images or annotations.parent / "images"), [], list[Problem]()
     for entry in entries:
         drawn = [each for each in entry if each.tag in _DRAWN]
         name = entry.get("name", "")

@@ -13,7 +13,7 @@ from mst.data.pixels.brush import decode_brush
 from mst.data.problems import Problem
 from mst.data.readers.folders import IMAGE_SUFFIXES
 from mst.data.readers.segmentations import shown
-from mst.data.readers.shapes import Photos, Shape, malformed, no_mask, outlined, painted, record_of
+from mst.data.readers.shapes import ImageFolder, Shape, malformed, no_mask, outlined, painted, record_of
 from mst.errors import DataError
 
 NO_TASK = "task that cannot be read"
@@ -51,7 +51,7 @@ def read_label_studio(export: UPath, images: UPath | None = None) -> Records:
             f"{export}: no export of Label Studio: expected a list of tasks with their annotations; "
             "choose the format JSON, not JSON-MIN"
         )
-    photos, records, problems = Photos(images or export.parent), [], list[Problem]()
+    photos, records, problems = ImageFolder(images or export.parent), [], list[Problem]()
     for number, task in enumerate(listed):
         name = f"{export.name}:{task.get('id', number) if isinstance(task, dict) else number}"
         result = _result(task, name, problems)

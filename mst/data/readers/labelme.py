@@ -16,7 +16,7 @@ from mst.data.pixels.mask_images import decode_mask
 from mst.data.problems import Problem
 from mst.data.readers.folders import list_files
 from mst.data.readers.segmentations import shown
-from mst.data.readers.shapes import Photos, Shape, malformed, no_mask, outlined, painted, record_of
+from mst.data.readers.shapes import ImageFolder, Shape, malformed, no_mask, outlined, painted, record_of
 from mst.errors import DataError
 
 NO_LABELME = "file that is none of labelme's"
@@ -43,7 +43,7 @@ def read_labelme(folder: UPath, images: UPath | None = None) -> Records:
     files = list_files(folder, {".json"}).files
     if not files:
         raise DataError(f"{folder}: expected labelme's files, NAME.json beside NAME.jpg; there is none")
-    photos, records, problems = Photos(images or folder), [], list[Problem]()
+    photos, records, problems = ImageFolder(images or folder), [], list[Problem]()
     for path in files.values():
         try:
             content = json.loads(fetch(path))

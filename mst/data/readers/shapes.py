@@ -57,7 +57,7 @@ def malformed(what: str, name: str) -> Problem:
     return Problem(MALFORMED, name, what)
 
 
-class Photos:
+class ImageFolder:
     """The images of a folder, by the names that tools give them.
 
     Args:

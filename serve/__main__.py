@@ -45,7 +45,7 @@ def main() -> None:
     host, port = arguments.pop("host"), arguments.pop("port")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     given = {name: value for name, value in arguments.items() if value is not None}
-    for name in ("image_store", "annotation_store"):
+    for name in ("image_store", "annotation_store", "adapt_runs"):
         if "://" not in (store := given.get(name) or "://"):
             given[name] = str(Path(store).absolute())
     try:

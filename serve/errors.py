@@ -3,6 +3,7 @@
 ServerSideError(MSTError)
 |-- UnknownImageError   no image is stored under this id
 |-- UnknownModelError   the registry gives no model this alias
+|-- BusyError           it is under way already
 |-- NotKeptError        annotations are not kept, or there is none of this id
 |-- RequestError        a protocol's request that cannot be read
 `-- OverloadedError     more is asked than can be answered in time; the same call may succeed later
@@ -25,6 +26,10 @@ class UnknownImageError(ServerSideError):
 
 class UnknownModelError(ServerSideError):
     """The registry gives no model this alias, or the one that it gives cannot be served."""
+
+
+class BusyError(ServerSideError):
+    """What is asked for is under way already, and happens once at a time."""
 
 
 class NotKeptError(ServerSideError):
@@ -60,6 +65,7 @@ _STATUS: dict[type[MSTError], int] = {
     UnknownImageError: 404,
     UnknownModelError: 404,
     NotKeptError: 404,
+    BusyError: 409,
     RequestError: 422,
     OverloadedError: 503,
     CheckpointError: 503,  # there is no version that can be served

@@ -55,6 +55,10 @@ class ServeSettings(BaseModel):
     annotation_store: str = ""
     """Folder, or s3://bucket/prefix, for the masks that annotators accept, with their images. Both are kept
     until they are deleted. Empty keeps nothing."""
+    adapt_runs: str = ""
+    """Folder for runs that adapt the champion to the accepted masks. Empty adapts nothing."""
+    adapt_keys: str = ""
+    """File with the API keys that may adapt. Empty lets every key."""
     max_pixels: int = Field(default=40_000_000, ge=1)
     """Most pixels of an image. Larger images are refused before they are decoded."""
     pixels_in_hand: int = Field(default=80_000_000, ge=1)
@@ -134,7 +138,7 @@ class ServeSettings(BaseModel):
             raise ValueError("label_studio_url is no address, such as http://label-studio:8080")
         return url
 
-    @field_validator("image_store", "annotation_store")
+    @field_validator("image_store", "annotation_store", "adapt_runs")
     @classmethod
     def _store_is_one_place(cls, url: str, info: ValidationInfo) -> str:
         """A relative folder would be another one for each process."""

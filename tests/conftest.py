@@ -41,8 +41,10 @@ from mst.model import MST
 from mst.overrides import flatten, override
 from mst.predictor import Crop
 from pipelines.cluster import Resources, connect, free_port
+from pipelines.promotion.promote import Request, promote
 from pipelines.storage import PROJECT
 from pipelines.training.driver import Trained, train_driver
+from pipelines.training.tracking import open_run
 from serve.app import build
 from serve.http.api import build_api
 from serve.http.keys import Keys
@@ -250,6 +252,26 @@ def registry(new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def train_here(config: Config, folder: UPath, uri: str, **options: Any) -> Trained:
     """Train in this process, as a trial of one worker does: for tests that ask nothing about Ray Train."""
     return train_driver(config, folder, Resources(), uri=uri, on_epoch=lambda _: None, **options)
+
+
+@pytest.fixture
+def late_champion(cluster: None, registry: str, scenes: Path, tmp_path: Path) -> UPath:
+    """The run of the registry's champion: a small model of random weights, whose clicks enter late."""
+    folder = UPath(tmp_path / "runs" / "first")
+    torch.manual_seed(0)
+    config = override(Config(model=LATE_MODEL), {"data.root": str(scenes), "eval.max_clicks": 3})
+    tracked = open_run(registry, folder, config)
+    save_checkpoint(
+        Path(str(folder)) / "step_00000001",
+        MST(config.model).state_dict(),
+        config,
+        metrics={"val_score": 0.5},
+        progress={"step": 1, "is_finished": True, "run_id": tracked.run_id},
+    )
+    judged = [f"coco:{scenes}/annotations/instances_test.json"]
+    keep = tmp_path / "kept"
+    promote(registry, folder, Request(data=judged, max_objects=4, max_clicks=2, force="a test", keep=keep))
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from mst.errors import ConfigError, DataError, ImageError
 TRAIN, HELD_OUT = "train", "held_out"
 """Indexes of the photos that teach, and of those that judge."""
 
-LEAST_TO_JUDGE = 4
+LEAST_TO_JUDGE = 3
 """Photos that an interval over photos needs to say something."""
 
 _MOST_TO_JUDGE = 40

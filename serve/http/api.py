@@ -25,6 +25,7 @@ from mst.data.pixels.images import RGB
 from mst.errors import ClickError, MSTError
 from mst.zoom import Box
 from serve.errors import OverloadedError, UnfinishedError, is_away, message_of, status_of
+from serve.http.adapting import add_adapting
 from serve.http.annotations import add_annotations
 from serve.http.gate import Door, Gate
 from serve.http.keys import Keys
@@ -123,6 +124,7 @@ class Handlers:
             width=width,
             height=height,
             keeps_annotations=self._core.keeps_annotations,
+            adapts=self._core.adapts,
         )
 
     async def mask_of_image(self, image_id: str, body: MaskRequest, alias: Alias = None) -> MaskReply:
@@ -204,6 +206,7 @@ def build_api(core: Core, settings: ServeSettings, keys: Keys, door: Door | None
     post("/v1/images/{image_id}/masks", handlers.masks_of_image)
     post("/v1/segment", handlers.segment)
     add_annotations(app, core, keys)
+    add_adapting(app, settings)
     app.mount("/docs/files", limited(PAGE)(StaticFiles(packages=[("fastapi_offline", "static")])))
     app.mount("/web", limited(PAGE)(StaticFiles(directory=_WEB)), name="web")
     protocols = routers(core, settings)

@@ -138,6 +138,7 @@ class Core:
         store = open_store(settings.image_store, settings.image_seconds, settings.image_bytes)
         self.room = Room(settings.pixels_in_hand)
         self._images = Images(settings, store, metrics, self.room)
+        self.adapts = bool(settings.annotation_store and settings.adapt_runs)
         self._annotations = Annotations(settings.annotation_store) if settings.annotation_store else None
         self._sessions = Sessions(settings, forward, metrics, anticipate, others)
         self._versions = Versions(settings, first, describe)

@@ -1,5 +1,6 @@
 // The page: its buttons, keys, and the ways in which an image comes in.
 
+import { adapt } from "./adapting.js";
 import { Editor } from "./editor.js";
 import { ask, element, say } from "./panel.js";
 import { Server } from "./server.js";
@@ -27,6 +28,7 @@ press("help", () => ask(element("keys")));
 press("new", () => editor.add());
 press("clear", () => editor.clear());
 press("accept", () => editor.accept());
+press("adapt", () => adapt(server));
 press("save-png", () => editor.savePng());
 press("save-coco", () => editor.saveCoco());
 press("example", () => openExample());

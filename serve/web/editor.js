@@ -132,6 +132,7 @@ export class Editor {
       if (stored.width !== image.width || stored.height !== image.height) throw new Error("the image's size is unclear");
       [this.image, this.file, this.imageId] = [image, file, stored.image_id];
       element("accept").hidden = !stored.keeps_annotations;
+      element("adapting").hidden = !stored.adapts;
     } catch (error) {
       if (mine === this.openings) say(error.message, "error");
       return;

@@ -47,6 +47,11 @@ export class Server {
     return this.call(`v1/images/${imageId}/annotations/${annotationId}`, { method: "DELETE" });
   }
 
+  // Adapts the model to all accepted masks, or tells how far that is: {state, name, lines}.
+  async adapt(method) {
+    return this.call("v1/adapt", { method });
+  }
+
   async call(path, options) {
     for (let number = 0, mostDone = 0; ; number += 1) {
       const { key } = this;

@@ -96,6 +96,8 @@ class ImageInfo(_Schema):
     height: int
     keeps_annotations: bool = False
     """Whether the server keeps masks that are accepted."""
+    adapts: bool = False
+    """Whether it adapts the model to them when it is asked to."""
 
 
 class AnnotationRequest(_Schema):
@@ -136,6 +138,16 @@ class Annotation(AnnotationRequest):
     """In pixels."""
     bbox: tuple[float, float, float, float]
     """COCO's left, top, width and height."""
+
+
+class AdaptationReply(_Schema):
+    """The last adaptation of the champion to accepted masks."""
+
+    state: Literal["none", "running", "promoted", "not promoted", "failed"]
+    name: str
+    """Of the run; empty where there is none."""
+    lines: list[str]
+    """The last ones that it printed: progress, and at the end what it is worth."""
 
 
 class AnnotationsReply(_Schema):

@@ -18,8 +18,6 @@ from pipelines import adapt as module
 from pipelines.adaptation import experiment as settings
 from pipelines.adaptation.adapt import YOURS, Plan, adapt, alone
 from pipelines.adaptation.photos import read_photos
-from pipelines.promotion.promote import Request, promote
-from pipelines.training.tracking import open_run
 from tests.conftest import LATE_MODEL, TINY_MODEL
 
 SCENES = ["coco:annotations/instances_train.json"]
@@ -95,30 +93,11 @@ def command(monkeypatch, *words: str) -> None:
 
 
 def test_the_champion_is_adapted_and_the_gate_decides(
-    cluster, registry, scenes, photos, base, tmp_path, monkeypatch, capsys
+    late_champion, registry, photos, tmp_path, monkeypatch, capsys
 ):
-    folder = UPath(tmp_path / "runs" / "first")
-    tracked = open_run(registry, folder, read_config(base()))
-    base(metrics={"val_score": 0.5}, progress={"step": 1, "is_finished": True, "run_id": tracked.run_id})
-    (tmp_path / "base").rename(tmp_path / "first")
-    (tmp_path / "runs").mkdir(exist_ok=True)
-    folder.mkdir()
-    (tmp_path / "first").rename(folder / "step_00000001")
-    judged = f"coco:{scenes}/annotations/instances_test.json"
-    request = Request(data=[judged], max_objects=4, max_clicks=2, force="a test", keep=tmp_path / "kept")
-    promote(registry, folder, request)
+    words = ["--data", *SCENES, "--storage", str(tmp_path / "runs")]
+    words += ["--max-objects", "4", "--max-clicks", "2"]
     capsys.readouterr()
-
-    words = [
-        "--data",
-        *SCENES,
-        "--storage",
-        str(tmp_path / "runs"),
-        "--max-objects",
-        "4",
-        "--max-clicks",
-        "2",
-    ]
     command(monkeypatch, *words, "--dry-run")
     assert "learns from 8 photos" in capsys.readouterr().out
     assert not (tmp_path / "runs" / "adapted").exists()
@@ -142,6 +121,6 @@ def test_what_cannot_be_judged_is_not_promoted(
         command(monkeypatch, *words, "--storage", str(tmp_path / "runs"))
     assert end.value.code == module.NOT_PROMOTED
     said = capsys.readouterr().out
-    assert "8 photos are needed to hold some out: nothing can be judged or promoted" in said
+    assert "6 photos are needed to hold some out: nothing can be judged or promoted" in said
     assert "not judged, and not promoted" in said
     assert newest(UPath(tmp_path / "runs" / "adapted")).is_finished

@@ -78,7 +78,7 @@ def test_too_few_photos_to_judge_by_all_teach(root):
         (root / "images" / f"{number}.png").unlink()
         (root / "masks" / f"{number}.png").unlink()
     photos = read_photos(["pairs:."], [], root)
-    assert (len(photos.train), len(photos.held_out)) == (7, 0)
+    assert (len(photos.train), len(photos.held_out)) == (5, 0)
 
 
 def test_what_is_left_out_is_named_and_counted(root):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from mst.evaluation import statistics
 from mst.evaluation.statistics import (
     SCALE_EDGES,
     Failures,
@@ -152,6 +153,15 @@ def test_data_sets_weigh_alike():
     assert found.mean_difference == (1 + 5) / 2
     assert found[1:3] == (3, 3)  # nothing varies within a set
     assert found.p == paired_comparison([1, 1, 1, 1, 20], [0] * 5).p  # the last weighs four times as much
+
+
+def test_each_set_costs_a_degree_of_freedom(monkeypatch):
+    counts = []
+    monkeypatch.setattr(statistics, "_tail", lambda level, count: counts.append(count) or 0.025)
+    one, other = [1, 2, 3, 4, 5, 6], [2, 2, 4, 4, 6, 6]
+    paired_comparison(one, other, sets=["a", "a", "a", "b", "b", "b"])
+    paired_comparison(one, other)
+    assert counts == [5, 6]
 
 
 def test_a_pair_needs_two_figures():

@@ -156,6 +156,16 @@ def test_what_is_validated_is_the_average_of_the_weights_where_there_is_one(conf
         validated.clear()
 
 
+def test_the_scale_of_a_loss_in_fp16_goes_on_where_it_was(config):
+    config = override(config, {"train.precision": "fp16"})
+    before, _ = new_state(config, CPU)
+    kept = before.state_dict()
+    kept["scaler"]["scale"] = 512.0
+    resumed, _ = new_state(config, CPU)
+    resumed.load_state_dict(kept)
+    assert resumed.scaler.get_scale() == 512 != before.scaler.get_scale()
+
+
 def test_what_is_kept_of_the_first_weights_has_its_share_in_what_is_saved(config):
     finished = {}
     for anchor in (0.0, 0.25):

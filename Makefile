@@ -23,7 +23,8 @@ demo: $(READY) ## data, training, sweep, registry, server and clicks, in some mi
 
 .PHONY: test
 test: $(READY) ## run the tests, JOBS=2 files at a time
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile \
+		|| $(BIN)/python -m tests.again --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: test-page
 test-page: $(READY) ## click on the page in a real browser (needs Chromium: apt-get install chromium)

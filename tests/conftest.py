@@ -60,6 +60,8 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in 
 torch.set_num_threads(THREADS)
 
 
+DIED = PROJECT / "out" / "a_process_of_the_tests_died"
+"""Written where one died, for `tests/again.py`."""
 CRASHES = pytest.StashKey[Any]()
 """What the process has as standard error when no test's output is captured."""
 
@@ -67,6 +69,8 @@ CRASHES = pytest.StashKey[Any]()
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the way to the terminal: pytest captures nothing yet."""
     config.stash[CRASHES] = os.fdopen(os.dup(2), "w")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        DIED.unlink(missing_ok=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -83,6 +87,8 @@ def pytest_testnodedown(node: Any, error: object) -> None:
         code = node.gateway._io.popen.wait(30)
         line = f"\n{node.gateway.id} ended with {code}; a negative number is a signal's"
         node.config.pluginmanager.get_plugin("terminalreporter").write_line(line)
+        DIED.parent.mkdir(exist_ok=True)
+        DIED.write_text(f"{node.gateway.id}: {code}")
 
 
 TINY_MODEL = ModelConfig(

@@ -25,6 +25,7 @@ from mst.command_line import count, parse, run
 from mst.data.annotations import ImageRecord
 from mst.data.pixels.encode import annotate
 from mst.data.pixels.images import resize
+from mst.training.checkpoints import best
 from pipelines import cluster
 from pipelines.adaptation.adapt import YOURS, Finding, Plan, adapt, terms_of
 from pipelines.adaptation.photos import Photos, read_photos
@@ -133,8 +134,6 @@ def promoted_nonsense(setting: Setting, user: str, tries: int, number: int) -> I
 
 
 def _best(setting: Setting, name: str) -> Path:
-    from mst.training.checkpoints import best  # noqa: PLC0415
-
     return Path(str(best(UPath(setting.folder / "runs" / name)).path))
 
 

@@ -148,8 +148,9 @@ def _usable(sources: Sequence[str], root: UPath, problems: list[Problem]) -> dic
             problems.append(Problem("photo without objects", where, lost=0))
             continue
         try:
-            record.read()
-            digest = hashlib.sha256(fetch(record.path)).hexdigest()
+            data = fetch(record.path)
+            record.read(partial(_given, data))
+            digest = hashlib.sha256(data).hexdigest()
         except (ImageError, DataError, OSError) as error:
             problems.append(
                 Problem("photo that cannot be read", where, gist(error), lost=len(record.objects))
@@ -160,6 +161,10 @@ def _usable(sources: Sequence[str], root: UPath, problems: list[Problem]) -> dic
             continue
         found[digest] = record
     return found
+
+
+def _given(data: bytes, _: UPath) -> bytes:
+    return data
 
 
 def _few_objects(records: Iterable[ImageRecord], problems: list[Problem]) -> Iterator[ImageRecord]:

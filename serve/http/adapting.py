@@ -35,9 +35,7 @@ class AdaptingHandlers:
 
 
 def add_adapting(app: FastAPI, settings: ServeSettings) -> None:
-    """Route requests to their handlers, where this server adapts."""
-    if not (settings.annotation_store and settings.adapt_runs):
-        return
+    """Route requests to their handlers."""
     may = Keys(read_keys(settings.adapt_keys, {}), settings.key_rate)
     handlers = AdaptingHandlers(Adapting(settings), may)
     app.add_api_route("/v1/adapt", handlers.begin, methods=["POST"], status_code=202)

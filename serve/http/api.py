@@ -206,7 +206,8 @@ def build_api(core: Core, settings: ServeSettings, keys: Keys, door: Door | None
     post("/v1/images/{image_id}/masks", handlers.masks_of_image)
     post("/v1/segment", handlers.segment)
     add_annotations(app, core, keys)
-    add_adapting(app, settings)
+    if core.adapts:
+        add_adapting(app, settings)
     app.mount("/docs/files", limited(PAGE)(StaticFiles(packages=[("fastapi_offline", "static")])))
     app.mount("/web", limited(PAGE)(StaticFiles(directory=_WEB)), name="web")
     protocols = routers(core, settings)

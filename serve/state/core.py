@@ -22,7 +22,7 @@ from mst.data.pixels.images import RGB
 from mst.errors import ClickError
 from mst.predictor import Prediction
 from mst.zoom import Box
-from serve.errors import NotKeptError, OverloadedError, UnfinishedError, UnknownImageError
+from serve.errors import NotKeptError, OverloadedError, UnfinishedError
 from serve.inference.model import Selected
 from serve.inference.versions import Describe, Versions
 from serve.memory import give_back
@@ -166,8 +166,6 @@ class Core:
         """
         async with self._in_time():
             pixels = await self._images.get(image_id)
-        if pixels is None:
-            raise UnknownImageError(f"no image '{image_id[:80]}'; store it with POST /v1/images")
         return StoredImage(image_id, pixels)
 
     async def image_file(self, image_id: str) -> tuple[bytes, str]:

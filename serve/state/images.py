@@ -47,15 +47,16 @@ class Images:
         self._kept.put(image_id, image, image.nbytes)
         return image_id, image
 
-    async def get(self, image_id: str) -> RGB | None:
-        """Return an image's pixels; None where it was never stored."""
+    async def get(self, image_id: str) -> RGB:
+        """Return an image's pixels.
+
+        Raises:
+            UnknownImageError: there is none of this id.
+        """
         image = await self._from_memory(image_id)
         self._metrics.cache("image", image is not None)
         if image is None:
-            data = await asyncio.to_thread(self._store.get, image_id)
-            if data is None:
-                return None
-            image = await self._decode(data)
+            image = await self._decode(await self._stored(image_id))
             self._kept.put(image_id, image, image.nbytes)
         return image
 
@@ -65,15 +66,19 @@ class Images:
         Raises:
             UnknownImageError: there is none of this id.
         """
-        data = await asyncio.to_thread(self._store.get, image_id)
-        if data is None:
-            raise UnknownImageError(f"no image '{image_id[:80]}'; store it with POST /v1/images")
+        data = await self._stored(image_id)
         return data, await asyncio.to_thread(self._suffix_of, data)
 
     def sweep(self, seconds: float) -> None:
         """Delete what the store keeps no longer, unless a replica has done so within so many seconds."""
         if self._store.is_to_be_swept(seconds):
             self._store.sweep()
+
+    async def _stored(self, image_id: str) -> bytes:
+        data = await asyncio.to_thread(self._store.get, image_id)
+        if data is None:
+            raise UnknownImageError(f"no image '{image_id[:80]}'; store it with POST /v1/images")
+        return data
 
     async def _from_memory(self, image_id: str) -> RGB | None:
         if (image := self._kept.get(image_id)) is not None:

@@ -10,12 +10,13 @@ from typing import Any
 
 from upath import UPath
 
-from mst.data.annotations import ImageRecord, ObjectAnnotation, Records
+from mst.data.annotations import ObjectAnnotation, Records
 from mst.data.files import fetch, names
 from mst.data.pixels.images import read_header
 from mst.data.problems import Problem
 from mst.data.readers.folders import list_files
 from mst.data.readers.segmentations import MALFORMED, fault_of
+from mst.data.readers.shapes import Shape, record_of
 from mst.errors import DataError, ImageError
 
 IMAGES, ANNOTATIONS = "images", "annotations"
@@ -49,10 +50,10 @@ def read_accepted(root: UPath, images: UPath | None = None) -> Records:
         except (KeyError, ImageError) as error:
             problems.append(Problem(NO_IMAGE, str(folder), str(error), lost=len(files)))
             continue
-        drawn = [_object(folder / each, header.height, header.width) for each in files]
-        problems += [each for each in drawn if isinstance(each, Problem)]
-        objects = tuple(each for each in drawn if isinstance(each, ObjectAnnotation))
-        records.append(ImageRecord(there[name], header.height, header.width, objects))
+        size = header.height, header.width
+        records.append(
+            record_of(there[name], size, (_object(folder / each, *size) for each in files), problems)
+        )
     return Records(records, tuple(problems))
 
 
@@ -73,7 +74,7 @@ def documents_of(root: UPath, image: str) -> Iterator[dict[str, Any]]:
         yield document
 
 
-def _object(file: UPath, height: int, width: int) -> ObjectAnnotation | Problem:
+def _object(file: UPath, height: int, width: int) -> Shape:
     name = f"{file.parent.name[:12]}/{file.name}"
     try:
         mask = json.loads(fetch(file))["mask"]

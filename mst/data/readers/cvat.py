@@ -11,7 +11,7 @@ from upath import UPath
 from mst.data.annotations import Records
 from mst.data.files import fetch
 from mst.data.problems import Problem
-from mst.data.readers.shapes import ImageFolder, Shape, malformed, no_mask, outlined, painted, record_of
+from mst.data.readers.shapes import ImageFolder, Shape, malformed, no_mask, outlined, painted_at, record_of
 from mst.errors import DataError
 
 NO_SIZE = "image entry without a size"
@@ -83,11 +83,7 @@ def _mask(shape: Element, height: int, width: int, name: str) -> Shape:
     """Runs of a box, row by row, the first of which is background."""
     left, top, cols, rows = (int(float(shape.attrib[each])) for each in ("left", "top", "width", "height"))
     counts = [int(each) for each in shape.attrib["rle"].split(",")]
-    if not (0 <= top <= height - rows and 0 <= left <= width - cols and rows > 0 and cols > 0):
-        return malformed(f"its box of {cols} x {rows} pixels at {left}, {top} leaves the image", name)
-    if min(counts) < 0 or sum(counts) != rows * cols:
+    if min(counts) < 0 or rows <= 0 or cols <= 0 or sum(counts) != rows * cols:
         return malformed(f"its runs have {sum(counts)} pixels, its box {cols} x {rows}", name)
     inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(rows, cols)
-    mask = np.zeros((height, width), np.bool_)
-    mask[top : top + rows, left : left + cols] = inside
-    return painted(mask, name)
+    return painted_at(inside, top, left, (height, width), name)

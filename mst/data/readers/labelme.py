@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from upath import UPath
 
 from mst.data.annotations import Records
@@ -16,7 +15,7 @@ from mst.data.pixels.mask_images import decode_mask
 from mst.data.problems import Problem
 from mst.data.readers.folders import list_files
 from mst.data.readers.segmentations import shown
-from mst.data.readers.shapes import ImageFolder, Shape, malformed, no_mask, outlined, painted, record_of
+from mst.data.readers.shapes import ImageFolder, Shape, malformed, no_mask, outlined, painted_at, record_of
 from mst.errors import DataError
 
 NO_LABELME = "file that is none of labelme's"
@@ -97,9 +96,4 @@ def _painted(shape: Mapping[str, Any], height: int, width: int, name: str) -> Sh
         inside = decode_mask(from_base64(shape["mask"]), name)
     except (DataError, ValueError, KeyError, TypeError) as error:
         return malformed(f"its mask cannot be read ({error})", name)
-    rows, cols = inside.shape
-    if not (0 <= row <= height - rows and 0 <= col <= width - cols):
-        return malformed(f"its mask of {cols} x {rows} pixels at {col}, {row} leaves the image", name)
-    mask = np.zeros((height, width), np.bool_)
-    mask[row : row + rows, col : col + cols] = inside
-    return painted(mask, name)
+    return painted_at(inside, row, col, (height, width), name)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from upath import UPath
 
 from mst.clicks import Mask
@@ -45,6 +46,16 @@ def outlined(polygons: Sequence[Sequence[Any]], height: int, width: int, name: s
 def painted(mask: Mask, name: str) -> Shape:
     """Return the object of a mask (H, W)."""
     return annotate(mask, name) if mask.any() else Problem(EMPTY, name, "the mask is empty", lost=0)
+
+
+def painted_at(inside: Mask, top: int, left: int, size: tuple[int, int], name: str) -> Shape:
+    """Return the object of a mask of a box, whose top left pixel is given, in an image of `size`."""
+    (rows, cols), (height, width) = inside.shape, size
+    if not (0 <= top <= height - rows and 0 <= left <= width - cols):
+        return malformed(f"its mask of {cols} x {rows} pixels at {left}, {top} leaves the image", name)
+    mask = np.zeros(size, np.bool_)
+    mask[top : top + rows, left : left + cols] = inside
+    return painted(mask, name)
 
 
 def no_mask(kind: Any, name: str) -> Problem:

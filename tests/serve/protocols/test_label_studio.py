@@ -9,12 +9,12 @@ import pytest
 
 from mst.clicks import Click
 from mst.client import Client
-from mst.data.pixels.brush import decode_brush
 from mst.errors import ImageError, ImageTooLargeError
 from serve.errors import OverloadedError, RequestError
 from serve.protocols.label_studio import Region, Tags
 from serve.protocols.label_studio_images import LabelStudioImages
 from tests.conftest import picture, png
+from tests.mst.data.test_brush import unpacked
 
 CONFIG = """<View><Image name="img" value="$image" zoom="true"/>
 <BrushLabels name="brush" toName="img"><Label value="Cat"/><Label value="Dog"/></BrushLabels>
@@ -55,7 +55,7 @@ def test_keypoints_give_a_brush_mask(http, local, checkpoint):
     assert (region["from_name"], region["to_name"], region["type"]) == ("brush", "img", "brushlabels")
     assert (region["original_width"], region["original_height"]) == (140, 90)
     assert region["value"]["brushlabels"] == ["Dog"]
-    got = decode_brush(region["value"]["rle"], 90, 140)
+    got = unpacked(bytes(region["value"]["rle"])).reshape(90, 140, 4)[..., 3] == 255
     clicks = [Click(45, 70, True), Click(89, 14, False), Click(18, 35, True)]
     np.testing.assert_array_equal(got, Client(local).segment(picture(), clicks).mask)
     assert region["score"] == answer[0]["score"] > 0
@@ -103,7 +103,7 @@ def test_a_mask_is_of_the_image_that_was_clicked_on(http, local, config):
     assert (region["from_name"], region["to_name"]) == ("brush_right", "right")
     assert (region["original_width"], region["original_height"]) == (90, 140)
     assert region["value"]["brushlabels"] == ["Dog"]
-    got = decode_brush(region["value"]["rle"], 140, 90)
+    got = unpacked(bytes(region["value"]["rle"])).reshape(140, 90, 4)[..., 3] == 255
     image = np.ascontiguousarray(np.rot90(picture()))
     np.testing.assert_array_equal(got, Client(local).segment(image, [Click(70, 45, True)]).mask)
 

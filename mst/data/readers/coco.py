@@ -227,7 +227,12 @@ class _Objects:
 def _id_of(entry: Any, place: int) -> Any:
     """What to call an entry: its id, or its place where it has none that can be used."""
     number = entry.get("id") if isinstance(entry, dict) else None
-    return number if isinstance(number, int | str) and number != "" else f"#{place}"
+    return number if _is_id(number) and number != "" else f"#{place}"
+
+
+def _is_id(value: Any) -> bool:
+    """Whether a value names something; JSON's true, which Python takes for 1, would name another's."""
+    return isinstance(value, int | str) and not isinstance(value, bool)
 
 
 def _fault_of_image(entry: Any, field: str) -> str | None:
@@ -236,7 +241,7 @@ def _fault_of_image(entry: Any, field: str) -> str | None:
     missing = [name for name in ("id", field, "height", "width") if name not in entry]
     if missing:
         return f"it lacks the field '{missing[0]}'"
-    if not isinstance(entry["id"], int | str):
+    if not _is_id(entry["id"]):
         return f"id is {shown(entry['id'])}, neither a whole number nor a text"
     if not isinstance(entry[field], str) or not entry[field]:
         return f"{field} is {shown(entry[field])}, not the name of a file"
@@ -258,7 +263,7 @@ def _fault_of_annotation(entry: Any) -> str | None:
         return f"it is {shown(entry)}, not an object"
     if "image_id" not in entry:
         return "it lacks the field 'image_id'"
-    if not isinstance(entry["image_id"], int | str):
+    if not _is_id(entry["image_id"]):
         return f"image_id is {shown(entry['image_id'])}, neither a whole number nor a text"
     if isinstance(entry.get("iscrowd"), str | float) or entry.get("iscrowd") not in _CROWD_FLAGS:
         return f"iscrowd is {shown(entry['iscrowd'])}, neither 0 nor 1"

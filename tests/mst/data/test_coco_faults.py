@@ -171,6 +171,17 @@ def test_one_wrong_field_is_read_rightly_or_named(root, drawn):
     assert all(field in text or "the id is given to" in text for text in of_fields), said
 
 
+def test_true_names_no_image_though_python_takes_it_for_one(root):
+    content = tables()
+    content["images"][1]["id"] = True
+    write(root, content)
+    found, said = outcome(root)
+    for each, mask in MASKS.items():
+        if each // 10 != 2:
+            np.testing.assert_array_equal(found[each], mask)
+    assert any("id is True, neither a whole number nor a text" in text for text in said)
+
+
 def test_a_file_without_a_fault_is_read_whole(root):
     write(root, tables())
     records = read(root)
